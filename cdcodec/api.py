@@ -1,0 +1,423 @@
+"""The data flow between images and files; the whole of it fits this page.
+
+image ──load──► pixels ──analyse, quantise──► latents ──walk(Writer)──► chunk ──► container ──► bytes
+image ◄─Picture─ pixels ◄────synthesise─────── latents ◄─walk(Reader)─── chunk ◄── container ◄── bytes
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+
+import numpy as np
+
+from cdcodec import families, image, rate, weights
+from cdcodec.bitstream import container as box
+from cdcodec.bitstream.container import Chunk, ChunkType, Container, Header
+from cdcodec.codec import DecoderInfo, Decoding, Latents, Progress, Walk
+from cdcodec.entropy.coder import Meter, Reader, Writer
+from cdcodec.errors import BitstreamError, InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+DEFAULT_MODEL = "cdc-nano"
+DEFAULT_BPP = 0.1
+METADATA = ("none", "icc", "all")
+
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image"
+FileSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A compressed file and how it came about.
+
+    Attributes:
+        data: The file.
+        width: Of the image, in pixels; height likewise.
+        target_bpp: What was asked for, or None where quality was.
+        point: Rate point that was chosen.
+        bits: Information content per latent name.
+        seconds: Wall time per stage.
+        notes: What a user should know, one line each.
+    """
+
+    data: bytes
+    width: int
+    height: int
+    model: str
+    family: str
+    point: int
+    target_bpp: float | None
+    bits: Mapping[str, float]
+    seconds: Mapping[str, float]
+    notes: tuple[str, ...]
+
+    @property
+    def bpp(self) -> float:
+        """Bits per pixel of the whole file."""
+        return 8 * len(self.data) / (self.width * self.height)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded image and how it came about; see Encoded."""
+
+    picture: image.Picture
+    model: str
+    family: str
+    decoder: str
+    steps: int
+    seed: int
+    seconds: Mapping[str, float]
+
+    @property
+    def image(self) -> Image.Image:
+        """The image for Pillow, with its metadata."""
+        return image.to_image(self.picture)
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """What a file says of itself, and with `verify` what its entropy decoder says.
+
+    Attributes:
+        chunks: (name, bytes) of every chunk in order.
+        overhead_bytes: Bytes that are in no chunk's payload.
+        symbols_sha256: Over all symbols, equal on every machine; None unless verified.
+        bits: Information content per latent name; empty unless verified.
+    """
+
+    format_version: int
+    family: str
+    model: str | None
+    model_id: str
+    width: int
+    height: int
+    point: int
+    steps: int
+    file_bytes: int
+    bpp: float
+    grey: bool
+    chunks: tuple[tuple[str, int], ...]
+    overhead_bytes: int
+    symbols_sha256: str | None = None
+    bits: Mapping[str, float] = field(default_factory=dict)
+
+
+class _Stopwatch:
+    """Wall time per stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now
+
+
+def encode(
+    source: ImageSource,
+    *,
+    bpp: float | None = None,
+    size: int | None = None,
+    quality: float | None = None,
+    model: str = DEFAULT_MODEL,
+    steps: int | None = None,
+    metadata: str = "icc",
+    device: str = "auto",
+    max_pixels: int = box.MAX_PIXELS,
+    offline: bool = False,
+) -> Encoded:
+    """Compress an image.
+
+    Args:
+        source: A path, a file's bytes, an open file or a Pillow image.
+        bpp: Bits per pixel of the whole file, not to be exceeded.
+        size: Bytes of the whole file, not to be exceeded.
+        quality: 0..100, linear in the rate points of the model. At most one of bpp, size and
+            quality; without any, bpp is 0.1.
+        model: A weight set of the registry.
+        steps: Denoising steps that the file asks its decoder for, 0..250; None is the model's.
+        metadata: "none" (colours converted to sRGB), "icc", or "all" (ICC, EXIF and XMP).
+        device: Where the networks run; bits come out the same everywhere.
+        max_pixels: Larger images are refused.
+        offline: Never fetch weights.
+
+    Raises:
+        InputError: If the image can't be read, or the target is below what the model can do.
+        WeightsError: If the weights can't be had.
+    """
+    if sum(target is not None for target in (bpp, size, quality)) > 1:
+        raise InputError("bpp, size and quality exclude one another")
+    if metadata not in METADATA:
+        raise InputError(f"metadata must be one of {', '.join(METADATA)}, not {metadata}")
+    if steps is not None and not 0 <= steps <= box.MAX_STEPS:
+        raise InputError(f"a file can ask for 0 to {box.MAX_STEPS} steps, not {steps}")
+    watch = _Stopwatch()
+    picture = image.load(source, max_pixels=max_pixels)
+    if metadata == "none":
+        picture = replace(image.to_srgb(picture), exif=None, xmp=None)
+    elif metadata == "icc":
+        picture = replace(picture, exif=None, xmp=None)
+    height, width = picture.pixels.shape[:2]
+    watch.lap("read")
+    codec = families.load_codec(model, device, offline)
+    watch.lap("load")
+    analysis = codec.analyse(picture.pixels)
+    watch.lap("analyse")
+
+    family = weights.find(model).family
+    decoder = next(iter(codec.decoders.values()))
+    header = Header(
+        family=families.FAMILIES[family].number,
+        model_id=codec.walk.model_id,
+        width=width,
+        height=height,
+        point=0,
+        steps=decoder.steps if steps is None else steps,
+    )
+    extras = _metadata_chunks(picture)
+
+    def assemble(point: int, payload: bytes) -> bytes:
+        chunks = (Chunk(ChunkType.LATENTS, payload), *extras)
+        return box.write(Container(replace(header, point=point), chunks))
+
+    def write(point: int) -> tuple[bytes, Writer]:
+        writer = Writer()
+        codec.walk.code(writer, codec.quantise(analysis, point), width, height, point)
+        return assemble(point, writer.finish()), writer
+
+    def measure(point: int) -> int:
+        meter = Meter()
+        codec.walk.code(meter, codec.quantise(analysis, point), width, height, point)
+        # The coder's state costs up to one 32-bit word beyond the information content.
+        return fixed_bytes + -(-int(meter.total_bits) // 8) + 2
+
+    fixed_bytes = len(assemble(0, b""))
+    notes = list(picture.notes)
+    points = codec.walk.rate_points
+    if quality is not None:
+        point = round(min(max(quality, 0.0), 100.0) / 100 * (points - 1))
+        data, writer = write(point)
+        target_bpp = None
+    else:
+        if size is None:
+            target_bpp = DEFAULT_BPP if bpp is None else bpp
+            budget = int(target_bpp * width * height / 8)
+        else:
+            budget, target_bpp = size, 8 * size / (width * height)
+        point, data, writer = _fit(write, measure, points, budget, width * height)
+        if point == points - 1 and len(data) < 0.96 * budget:
+            notes.append(f"{model} cannot use more than {8 * len(data) / (width * height):.3f} bpp")
+    watch.lap("code")
+    return Encoded(
+        data=data,
+        width=width,
+        height=height,
+        model=model,
+        family=family,
+        point=point,
+        target_bpp=target_bpp,
+        bits=dict(writer.bits),
+        seconds=watch.seconds,
+        notes=tuple(notes),
+    )
+
+
+def decode(
+    source: FileSource,
+    decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
+    *,
+    max_pixels: int = box.MAX_PIXELS,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Decoded:
+    """Decode a compressed file.
+
+    Args:
+        source: A path, the file's bytes or an open file.
+        decoding: The reader's choices.
+        max_pixels: Larger images are refused before memory is taken.
+        offline: Never fetch weights.
+        progress: Called after every denoising step.
+
+    Raises:
+        CdcError: Any of its kinds, see cdcodec.errors.
+    """
+    watch = _Stopwatch()
+    file = box.read(read_bytes(source), max_pixels=max_pixels)
+    header = file.header
+    family = families.by_number(header.family)
+    watch.lap("read")
+    model = weights.by_model_id(header.model_id).name
+    walk = families.load_walk(model, offline)
+    latents, _reader = _read_latents(file, walk)
+    alpha = file.chunk(ChunkType.ALPHA)
+    picture = image.Picture(
+        pixels=np.empty((0, 0, 3), np.uint8),
+        grey=file.chunk(ChunkType.COLOUR) is not None,
+        alpha=None if alpha is None else image.decode_alpha(alpha, header.width, header.height),
+        icc=_metadata(file, ChunkType.ICC, box.MAX_ICC_BYTES),
+        exif=_metadata(file, ChunkType.EXIF, box.MAX_EXIF_BYTES),
+        xmp=_metadata(file, ChunkType.XMP, box.MAX_XMP_BYTES),
+    )
+    watch.lap("entropy")
+    codec = families.load_codec(model, decoding.device, offline)
+    decoding = _resolve(decoding, codec.decoders, header.steps)
+    watch.lap("load")
+    pixels = codec.synthesise(
+        latents, header.width, header.height, header.point, decoding, progress
+    )
+    watch.lap("synthesise")
+    assert decoding.steps is not None
+    assert decoding.decoder is not None
+    return Decoded(
+        picture=replace(picture, pixels=pixels),
+        model=model,
+        family=family,
+        decoder=decoding.decoder,
+        steps=decoding.steps,
+        seed=decoding.seed,
+        seconds=watch.seconds,
+    )
+
+
+def info(
+    source: FileSource,
+    *,
+    verify: bool = False,
+    max_pixels: int = box.MAX_PIXELS,
+    offline: bool = False,
+) -> FileInfo:
+    """Describe a compressed file; with verify, run its entropy decoder (no torch is needed).
+
+    Raises:
+        CdcError: Any of its kinds, see cdcodec.errors.
+    """
+    data = read_bytes(source)
+    file = box.read(data, max_pixels=max_pixels)
+    header = file.header
+    known = {s.model_id: s.name for s in weights.load_registry().values()}
+    payload_bytes = sum(len(chunk.payload) for chunk in file.chunks)
+    described = FileInfo(
+        format_version=box.FORMAT_VERSION,
+        family=families.by_number(header.family),
+        model=known.get(header.model_id.hex()),
+        model_id=header.model_id.hex(),
+        width=header.width,
+        height=header.height,
+        point=header.point,
+        steps=header.steps,
+        file_bytes=len(data),
+        bpp=8 * len(data) / (header.width * header.height),
+        grey=file.chunk(ChunkType.COLOUR) is not None,
+        chunks=tuple((chunk.name, len(chunk.payload)) for chunk in file.chunks),
+        overhead_bytes=len(data) - payload_bytes,
+    )
+    if not verify:
+        return described
+    walk = families.load_walk(weights.by_model_id(header.model_id).name, offline)
+    _latents, reader = _read_latents(file, walk)
+    return replace(described, symbols_sha256=reader.digest(), bits=dict(reader.bits))
+
+
+def read_bytes(source: FileSource) -> bytes:
+    """Return a compressed file's bytes.
+
+    Raises:
+        InputError: If the file can't be read.
+        BitstreamError: If it is larger than the format allows.
+    """
+    if isinstance(source, bytes):
+        return source
+    try:
+        if isinstance(source, (str, os.PathLike)):
+            with open(source, "rb") as file:
+                data = file.read(box.MAX_FILE_BYTES + 1)
+        else:
+            data = source.read(box.MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"cannot read {source}: {error.strerror or error}") from error
+    if len(data) > box.MAX_FILE_BYTES:
+        raise BitstreamError(f"file is larger than {box.MAX_FILE_BYTES} bytes")
+    return data
+
+
+def _fit(
+    write: Callable[[int], tuple[bytes, Writer]],
+    measure: Callable[[int], int],
+    points: int,
+    budget: int,
+    pixels: int,
+) -> tuple[int, bytes, Writer]:
+    """Return (point, file, its Writer) with the largest file within the budget in bytes."""
+    point = rate.search(measure, points, max(budget, 1))
+    data, writer = write(point)
+    while len(data) > budget and point > 0:  # the Meter was a byte or two too hopeful
+        point -= 1
+        data, writer = write(point)
+    if len(data) > budget:
+        smallest = 8 * len(data) / pixels
+        raise InputError(
+            f"target of {budget} bytes is too small for this image and model",
+            hint=f"the smallest possible file has {len(data)} bytes, --bpp {smallest:.4f}",
+        )
+    return point, data, writer
+
+
+def _read_latents(file: Container, walk: Walk) -> tuple[Latents, Reader]:
+    header = file.header
+    payload = file.chunk(ChunkType.LATENTS)
+    if payload is None:
+        raise BitstreamError("file has no latents")
+    if header.point >= walk.rate_points:
+        raise BitstreamError(f"rate point {header.point} is beyond the model's {walk.rate_points}")
+    reader = Reader(payload)
+    latents = walk.code(reader, None, header.width, header.height, header.point)
+    reader.finish()
+    return latents, reader
+
+
+def _resolve(
+    decoding: Decoding, decoders: Mapping[str, DecoderInfo], default_steps: int
+) -> Decoding:
+    """Fill in what the user left open, from the file and the decoder."""
+    name = next(iter(decoders)) if decoding.decoder is None else decoding.decoder
+    if name not in decoders:
+        raise InputError(f"unknown decoder {name}", hint=f"this file has: {', '.join(decoders)}")
+    info = decoders[name]
+    steps = default_steps if decoding.steps is None else decoding.steps
+    if not info.min_steps <= steps <= info.max_steps:
+        raise InputError(f"{name} takes {info.min_steps} to {info.max_steps} steps, not {steps}")
+    gamma = info.stochasticity if decoding.stochasticity is None else decoding.stochasticity
+    return replace(decoding, decoder=name, steps=steps, stochasticity=gamma)
+
+
+def _metadata_chunks(picture: image.Picture) -> tuple[Chunk, ...]:
+    """Return the chunks of all that is kept beside the colours."""
+    chunks = []
+    if picture.grey:
+        chunks.append(Chunk(ChunkType.COLOUR, bytes([box.COLOUR_GREY])))
+    if picture.alpha is not None:
+        chunks.append(Chunk(ChunkType.ALPHA, image.encode_alpha(picture.alpha)))
+    kinds = (
+        (ChunkType.ICC, picture.icc),
+        (ChunkType.EXIF, picture.exif),
+        (ChunkType.XMP, picture.xmp),
+    )
+    for kind, raw in kinds:
+        if raw:
+            chunks.append(Chunk(kind, box.pack_metadata(raw)))
+    return tuple(chunks)
+
+
+def _metadata(file: Container, kind: ChunkType, limit: int) -> bytes | None:
+    payload = file.chunk(kind)
+    return None if payload is None else box.unpack_metadata(payload, limit)

@@ -1,0 +1,194 @@
+"""The entry point: finds the command, and turns whatever goes wrong into a line and an exit code.
+
+A command's module is imported only when it runs, and imports the codec only inside its function, so
+that `--help`, usage errors and shell completion wait for nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from cdcodec.cli import console
+from cdcodec.errors import CdcError
+
+PROGRAM = "cdcodec"
+COMPLETION_VARIABLE = "_CDCODEC_COMPLETE"
+
+USAGE = 2
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+COMMANDS = {
+    "encode": "Compress an image.",
+    "decode": "Turn a compressed file back into an image.",
+    "info": "Say what a compressed file holds.",
+    "weights": "List, fetch, verify and convert trained weights.",
+    "train": "Train a model by a recipe.",
+}
+"""Name and summary of every command; `cli/NAME.py` has the command as `command`."""
+
+
+class UnknownCommand(click.UsageError):
+    """The first argument is no command."""
+
+    def __init__(self, name: str, hint: str | None, ctx: click.Context) -> None:
+        super().__init__(f"no such command {name!r}", ctx)
+        self.hint = hint
+
+
+class LazyGroup(click.Group):
+    """Commands that are listed without being imported."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = import_module(f"cdcodec.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the first argument names."""
+        name = args[0]
+        if name not in COMMANDS and not ctx.resilient_parsing:
+            raise UnknownCommand(name, _meant(name), ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+def _meant(name: str) -> str | None:
+    if near := difflib.get_close_matches(name, COMMANDS, 1, cutoff=0.5):
+        return f"did you mean {near[0]}?"
+    if os.path.isfile(name):
+        verb = "decode" if name.endswith(".cdc") else "encode"
+        return f"did you mean {PROGRAM} {verb} {name}?"
+    return None
+
+
+def _show_versions(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    from importlib import metadata
+
+    from cdcodec import __version__
+    from cdcodec.bitstream.container import FORMAT_VERSION
+
+    try:
+        torch = metadata.version("torch")  # asking torch itself would cost a second
+    except metadata.PackageNotFoundError:
+        torch = "missing"
+    click.echo(f"{PROGRAM} {__version__}, format {FORMAT_VERSION}, torch {torch}")
+    ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="""
+    \b
+    Examples:
+      cdcodec encode photo.jpg --bpp 0.05      writes photo.cdc
+      cdcodec decode photo.cdc -o again.png
+      cdcodec encode - < photo.jpg | cdcodec decode - > again.png
+
+    \b
+    stdout carries data and stderr everything else. Exit codes:
+      0 done             4 not a compressed file, or damaged    7 decoder out of step
+      1 a bug of ours    5 needs a newer cdcodec              130 interrupted
+      2 wrong usage      6 weights missing or wrong           141 stdout was closed
+      3 unusable input
+
+    \b
+    Environment: CDCODEC_CACHE (folder of fetched weights), CDCODEC_OFFLINE=1 (never
+    fetch), NO_COLOR. Shell completion, in the shell's start-up file:
+      bash   eval "$(_CDCODEC_COMPLETE=bash_source cdcodec)"
+      zsh    eval "$(_CDCODEC_COMPLETE=zsh_source cdcodec)"
+      fish   _CDCODEC_COMPLETE=fish_source cdcodec | source
+    """,
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_versions,
+    help="Show the versions of the package, the format and torch.",
+)
+def cli() -> None:
+    """Compress photographs to very few bits, and decode them with diffusion."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; a bug of ours leaves as an exception."""
+    if instruction := os.environ.get(COMPLETION_VARIABLE):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(cli, {}, PROGRAM, COMPLETION_VARIABLE, instruction)
+    args = sys.argv[1:] if args is None else args
+    try:
+        with console.terminations():
+            return _run(list(args))
+    except CdcError as error:
+        console.error(error.message, error.hint)
+        return error.exit_code
+    except click.UsageError as error:
+        console.error(_lower(error), _usage_hint(error))
+        return USAGE
+    except KeyboardInterrupt:
+        console.error("interrupted", None)
+        return INTERRUPTED
+    except BrokenPipeError:
+        console.abandon_stdout()
+        return BROKEN_PIPE
+
+
+def _run(args: list[str]) -> int:
+    try:
+        # Not cli.main, which has its own ideas of broken pipes and interruptions.
+        with cli.make_context(PROGRAM, args) as ctx:
+            if not args:
+                click.echo(ctx.get_help(), err=True)
+                return USAGE
+            cli.invoke(ctx)
+    except click.exceptions.Exit as exit:
+        return exit.exit_code
+    finally:
+        # Else a closed pipe shows only after main, as a traceback of the interpreter.
+        sys.stdout.flush()
+    return 0
+
+
+def _lower(error: click.UsageError) -> str:
+    """Return click's message in our style: lower case, no full stop, one line."""
+    message = error.message if isinstance(error, click.NoSuchOption) else error.format_message()
+    message = " ".join(message.split()).rstrip(".")
+    return message[:1].lower() + message[1:]
+
+
+def _usage_hint(error: click.UsageError) -> str | None:
+    if isinstance(error, UnknownCommand) and error.hint:
+        return error.hint
+    if isinstance(error, click.NoSuchOption) and error.possibilities:
+        return f"did you mean {' or '.join(sorted(error.possibilities))}?"
+    return f"see {error.ctx.command_path} --help" if error.ctx else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

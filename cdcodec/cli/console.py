@@ -1,0 +1,315 @@
+"""What the commands say, and the options that all of them share.
+
+stdout is data, stderr is talk: results and reports that were asked for go to stdout, and all else to
+stderr. A report (`--json`) makes way to stderr when stdout carries a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+PATH = click.Path()
+"""A file name for the shell to complete; what is there is checked by `files`."""
+
+BAR_DELAY_SECONDS = 1.0
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class Number(click.FloatRange):
+    """A finite number."""
+
+    name = "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read the number; `nan` would slip through every comparison of a range."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
+
+class Bytes(click.ParamType):
+    """A number of bytes, with a decimal (k, M) or binary (KiB, MiB) unit if you like."""
+
+    name = "bytes"
+    _PATTERN = re.compile(r"(\d+\.?\d*|\.\d+)\s*([km]?)(i?)b?", re.IGNORECASE)
+    _POWERS = {"": 0, "k": 1, "m": 2}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read the number and its unit."""
+        if isinstance(value, int):
+            return value
+        match = self._PATTERN.fullmatch(value.strip())
+        if not match or (match[3] and not match[2]):
+            self.fail(f"{value!r} is not a size such as 900, 10k, 1.5k or 2KiB", param, ctx)
+        base = 1024 if match[3] else 1000
+        try:
+            size = int(Decimal(match[1]) * base ** self._POWERS[match[2].lower()])
+        except InvalidOperation:
+            self.fail(f"{value!r} is too large", param, ctx)
+        if size < 1:
+            self.fail(f"{value!r} is less than one byte", param, ctx)
+        return size
+
+
+class Device(click.ParamType):
+    """Where the networks run."""
+
+    name = "device"
+    _PATTERN = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the spelling; whether the device is there, the library knows."""
+        if not self._PATTERN.fullmatch(value):
+            self.fail(f"{value!r} is none of auto, cpu, cuda, cuda:N and mps", param, ctx)
+        return str(value)
+
+
+@dataclass(frozen=True)
+class Talk:
+    """What a command tells its user.
+
+    Attributes:
+        quiet: Say nothing but errors.
+        verbose: Say where the bits and the time went.
+        json: Report for machines, and say nothing besides.
+    """
+
+    quiet: bool = False
+    verbose: bool = False
+    json: bool = False
+
+    def say(self, line: str) -> None:
+        """Write a line to stderr for people."""
+        if not self.quiet and not self.json:
+            click.echo(line, err=True)
+
+    def note(self, text: str) -> None:
+        """Write what the user should know, though all went well."""
+        self.say(f"cdcodec: note: {text}")
+
+    def detail(self, line: str) -> None:
+        """Write a line to stderr for people who want to know more."""
+        if self.verbose:
+            self.say(f"  {line}")
+
+    def bits(self, bits: Mapping[str, float]) -> None:
+        """Detail the information content of each latent."""
+        for line in bits_lines(bits):
+            self.detail(line)
+
+    def seconds(self, seconds: Mapping[str, float]) -> None:
+        """Detail the time of each stage."""
+        self.detail(", ".join(f"{stage} {value:.2f} s" for stage, value in seconds.items()))
+
+    def report(self, values: Mapping[str, object], *, stdout_taken: bool = False) -> None:
+        """Write one JSON object, if it was asked for."""
+        if self.json:
+            click.echo(json.dumps(values, indent=2), err=stdout_taken)
+
+    def bar(self, label: str, *, unit: str = "steps") -> Bar:
+        """Return a progress bar, which stays away where nobody would see it."""
+        seen = not self.quiet and not self.json and sys.stderr.isatty()
+        return Bar(label, unit=unit, seen=seen)
+
+
+class Bar:
+    """A progress bar on stderr, drawn once the work has taken a second.
+
+    Used as a context and called with (done, total). Before the first call it shows that something is
+    happening. rich is imported when there is something to draw, which short runs never wait for.
+    """
+
+    def __init__(self, label: str, *, unit: str, seen: bool) -> None:
+        self._label = label
+        self._unit = unit
+        self._lock = threading.Lock()
+        self._closed = False
+        self._drawn: tuple[Progress, TaskID] | None = None
+        self._state: tuple[int, int] | None = None
+        self._timer = threading.Timer(BAR_DELAY_SECONDS, self._draw) if seen else None
+
+    def __enter__(self) -> Bar:
+        """Start counting the time."""
+        if self._timer:
+            self._timer.daemon = True
+            self._timer.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Take the bar away."""
+        if self._timer:
+            self._timer.cancel()
+        with self._lock:
+            self._closed = True
+            if self._drawn:
+                self._drawn[0].stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Move the bar."""
+        with self._lock:
+            self._state = done, total
+            if self._drawn:
+                bar, task = self._drawn
+                bar.update(task, completed=done, total=total)
+
+    def _draw(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as RichProgress
+
+        count = DownloadColumn() if self._unit == "bytes" else MofNCompleteColumn()
+        with self._lock:
+            if self._closed:
+                return
+            bar = RichProgress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                count,
+                console=Console(stderr=True),
+                transient=True,
+            )
+            done, total = self._state or (0, None)
+            self._drawn = bar, bar.add_task(self._label, completed=done, total=total)
+            bar.start()
+
+
+def talk_options(command: _Command) -> _Command:
+    """Add -v, --quiet and --json, which arrive as verbose, quiet and as_json."""
+    for option in (
+        click.option("-v", "--verbose", is_flag=True, help="Say where bits and time went."),
+        click.option("--quiet", is_flag=True, help="Say nothing but errors."),
+        json_option,
+    ):
+        command = option(command)
+    return command
+
+
+json_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Report as one JSON object on stdout (stderr if stdout takes the data).",
+)
+
+
+def machine_options(command: _Command) -> _Command:
+    """Add --device, which arrives as device, and --threads, which takes effect by itself."""
+    command = click.option(
+        "--threads",
+        type=click.IntRange(1, 4096),
+        metavar="N",
+        is_eager=True,
+        expose_value=False,
+        callback=_set_threads,
+        help="Threads of the CPU to use; all by default.",
+    )(command)
+    return click.option(
+        "--device",
+        type=Device(),
+        default="auto",
+        metavar="auto|cpu|cuda[:N]|mps",
+        help="Where the networks run; auto takes the fastest there is.",
+    )(command)
+
+
+def _set_threads(_ctx: click.Context, _param: click.Parameter, threads: int | None) -> None:
+    if threads is None:
+        return
+    # The libraries read these once, when they are loaded, which has not happened yet but in tests.
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[variable] = str(threads)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads)
+
+
+def error(message: str, hint: str | None) -> None:
+    """Write an error to stderr, one line, and a line for what to do about it."""
+    click.echo(f"cdcodec: error: {' '.join(message.splitlines())}", err=True)
+    if hint:
+        click.echo(f"hint: {' '.join(hint.splitlines())}", err=True)
+
+
+def rounded(values: Mapping[str, float], digits: int) -> dict[str, float]:
+    """Round the values of a report."""
+    return {name: round(value, digits) for name, value in values.items()}
+
+
+def bits_lines(bits: Mapping[str, float]) -> list[str]:
+    """Return a line for each latent: name, bits, share of all."""
+    total = sum(bits.values()) or 1.0
+    rows = [(name, f"{value:,.0f} bits", f"{value / total:.1%}") for name, value in bits.items()]
+    return table(rows, right=(1, 2))
+
+
+def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
+    """Align cells in columns, those in `right` to the right."""
+    if not rows:
+        return []
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+@contextlib.contextmanager
+def terminations() -> Iterator[None]:
+    """Let the signals that end a process unwind it first, so that nothing is left half-written.
+
+    A signal that was ignored (nohup) stays so.
+    """
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def abandon_stdout() -> None:
+    """Point stdout at nothing, so that the interpreter's last flush finds no closed pipe."""
+    with contextlib.suppress(OSError, ValueError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nothing, sys.stdout.fileno())
+        finally:
+            os.close(nothing)

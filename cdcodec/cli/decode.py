@@ -1,0 +1,170 @@
+"""`cdcodec decode`: a compressed file becomes an image."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cdcodec.cli import console, files
+from cdcodec.cli.console import PATH, Number, Talk
+from cdcodec.errors import InputError
+
+DEFAULT_FORMAT = "png"
+_SUFFIXES = {"jpeg": ".jpg"}
+"""Suffixes that differ from the name of their format."""
+
+
+def image_format(name: str | None, output: str | None) -> str:
+    """Return the format to write: the one named, else the one of OUT's suffix, else PNG.
+
+    Raises:
+        click.BadParameter: The named format is unknown.
+        InputError: The suffix is.
+    """
+    if name is None and (output is None or output == files.STANDARD):
+        return DEFAULT_FORMAT
+    from cdcodec.image import EXTENSIONS, WRITABLE
+
+    if name is not None:
+        name = name.lower().removeprefix(".")
+        chosen = EXTENSIONS.get(f".{name}", name)
+        if chosen not in WRITABLE:
+            near = difflib.get_close_matches(chosen, WRITABLE, 1)
+            advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(WRITABLE)}"
+            raise click.BadParameter(f"{name!r} is unknown: {advice}", param_hint="--format")
+        return chosen
+    assert output is not None
+    suffix = "" if Path(output).is_dir() else Path(output).suffix.lower()
+    if suffix and suffix not in EXTENSIONS:
+        raise InputError(
+            f"cannot tell an image format from the name {output}",
+            hint=f"give it with --format: {', '.join(WRITABLE)}",
+        )
+    return EXTENSIONS.get(suffix, DEFAULT_FORMAT)
+
+
+@click.command(short_help="Turn a compressed file back into an image.")
+@click.argument("source", metavar="IN", type=PATH)
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    type=PATH,
+    help="File or directory to write; - is stdout.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(0, 1000),
+    metavar="N",
+    help="Diffusion steps; default what the file says. 0 decodes without diffusion.",
+)
+@click.option("--decoder", metavar="NAME", help="Which decoder of the family; default its first.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**64 - 1),
+    metavar="N",
+    help="Seed of the noise; default 0. The same seed gives the same image.",
+)
+@click.option(
+    "--stochasticity",
+    type=Number(min=0),
+    metavar="G",
+    help="Standard deviation of the noise at the start; default the decoder's.",
+)
+@click.option(
+    "--guidance",
+    type=Number(),
+    metavar="S",
+    help="Strength of guidance, for families that have it.",
+)
+@click.option(
+    "--format",
+    "format_name",
+    metavar="png|webp|ppm|jpeg|tiff|bmp",
+    help="Format of the image; default by the suffix of OUT, else png.",
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Refuse larger images; default 178,956,970.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@console.machine_options
+@console.talk_options
+def command(
+    source: str,
+    output: str | None,
+    steps: int | None,
+    decoder: str | None,
+    seed: int | None,
+    stochasticity: float | None,
+    guidance: float | None,
+    format_name: str | None,
+    max_pixels: int | None,
+    overwrite: bool,
+    device: str,
+    verbose: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Decode the compressed file IN.
+
+    Without -o, photo.cdc becomes photo.png beside it, and stdin (-) goes to stdout. If OUT is a
+    directory, the image keeps its name there.
+    """
+    talk = Talk(quiet, verbose, as_json)
+    opened = files.source(source)
+    format = image_format(format_name, output)
+    suffix = _SUFFIXES.get(format, f".{format}")
+    target = files.target(source, output, suffix, overwrite=overwrite)
+
+    from cdcodec import api, image
+    from cdcodec.codec import Decoding
+
+    choices = {
+        "steps": steps,
+        "decoder": decoder,
+        "seed": seed,
+        "stochasticity": stochasticity,
+        "guidance": guidance,
+    }
+    chosen: dict[str, Any] = {name: v for name, v in choices.items() if v is not None}
+    limits: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max_pixels}
+    with talk.bar("decoding") as bar:
+        decoded = api.decode(opened, Decoding(device=device, **chosen), progress=bar, **limits)
+    picture = decoded.picture
+    start = time.perf_counter()
+    with target.open() as fp:
+        image.save(picture, fp, format)
+    seconds = {**decoded.seconds, "write": time.perf_counter() - start}
+
+    for note in picture.notes:
+        talk.note(note)
+    talk.say(
+        f"{target.name}: {picture.width}x{picture.height}, {decoded.model} with "
+        f"{decoded.decoder}, {decoded.steps} steps, seed {decoded.seed}"
+    )
+    talk.seconds(seconds)
+    talk.report(
+        {
+            "input": source,
+            "output": files.STANDARD if target.is_stdout else target.name,
+            "format": format,
+            "width": picture.width,
+            "height": picture.height,
+            "model": decoded.model,
+            "family": decoded.family,
+            "decoder": decoded.decoder,
+            "steps": decoded.steps,
+            "seed": decoded.seed,
+            "device": device,
+            "seconds": console.rounded(seconds, 4),
+            "notes": list(picture.notes),
+        },
+        stdout_taken=target.is_stdout,
+    )

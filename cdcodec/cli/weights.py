@@ -1,0 +1,227 @@
+"""`cdcodec weights`: the registry of trained weights, and the files behind it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cdcodec.cli import console, files
+from cdcodec.cli.console import PATH, Talk
+from cdcodec.errors import InputError, WeightsError
+
+if TYPE_CHECKING:
+    from cdcodec.weights import WeightSet
+
+
+def _complete_names(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    from cdcodec import weights
+
+    return [name for name in weights.load_registry() if name.startswith(incomplete)]
+
+
+_names = click.argument(
+    "names", metavar="NAME...", nargs=-1, required=True, shell_complete=_complete_names
+)
+
+
+@click.group(short_help="List, fetch, verify and convert trained weights.", no_args_is_help=False)
+def command() -> None:
+    """Look after trained weights.
+
+    What ships with cdcodec works at once. Other sets are fetched into a cache when they are first
+    used, or by `fetch`; each file is trusted for its sha256 only. CDCODEC_CACHE names the folder
+    of the cache, and CDCODEC_OFFLINE=1 forbids fetching.
+    """
+
+
+@command.command("list", short_help="List the known weights.")
+@console.json_option
+def list_sets(as_json: bool) -> None:
+    """List the known weights, and whether they are on this machine."""
+    from cdcodec import weights
+
+    sets = weights.load_registry().values()
+    if as_json:
+        Talk(json=True).report({"weights": [_report(each) for each in sets]})
+        return
+    rows = [("name", "family", "preset", "size", "here", "licence")]
+    rows += [
+        (
+            each.name,
+            each.family,
+            each.preset,
+            _megabytes(each.bytes),
+            "yes" if _is_here(each) else "no",
+            each.licence,
+        )
+        for each in sets
+    ]
+    click.echo("\n".join(console.table(rows, right=(3,))))
+
+
+@command.command(short_help="Say all about one set of weights.")
+@click.argument("name", metavar="NAME", shell_complete=_complete_names)
+@console.json_option
+def show(name: str, as_json: bool) -> None:
+    """Say all that the registry knows about the weights NAME."""
+    from cdcodec import weights
+
+    chosen = weights.find(name)
+    if as_json:
+        Talk(json=True).report(_report(chosen))
+        return
+    fields = [
+        ("name", chosen.name),
+        ("family", f"{chosen.family}, preset {chosen.preset}"),
+        ("model id", chosen.model_id or "none"),
+        ("licence", chosen.licence),
+        ("source", chosen.source),
+        ("here", "yes" if _is_here(chosen) else "no"),
+    ]
+    for file in chosen.files:
+        fields += [
+            ("file", f"{file.name}, {file.bytes:,} bytes, {file.location}"),
+            ("", f"sha256 {file.sha256 or 'unknown'}"),
+        ]
+    fields += [(key, f"{value:g}") for key, value in chosen.measured.items()]
+    click.echo("\n".join(console.table(fields)))
+
+
+@command.command(short_help="Download weights into the cache.")
+@_names
+@console.talk_options
+def fetch(names: tuple[str, ...], verbose: bool, quiet: bool, as_json: bool) -> None:
+    """Download the weights NAME into the cache, and print the paths of their files."""
+    from cdcodec import weights
+
+    talk = Talk(quiet, verbose, as_json)
+    for name in names:
+        weights.find(name)  # a misspelt name shows before the first download
+    paths = {}
+    for name in names:
+        with talk.bar(f"fetching {name}", unit="bytes") as bar:
+            paths[name] = weights.fetch(name, bar)
+        talk.detail(f"{name}: {len(paths[name])} files, verified")
+    _print_paths(talk, paths)
+
+
+@command.command(short_help="Check the files of weights.")
+@_names
+@console.talk_options
+def verify(names: tuple[str, ...], verbose: bool, quiet: bool, as_json: bool) -> None:
+    """Hash every file of the weights NAME, and print the paths of those files.
+
+    Exits with 6 if one is missing or isn't what the registry says.
+    """
+    from cdcodec import weights
+
+    talk = Talk(quiet, verbose, as_json)
+    paths = {}
+    for name in names:
+        with talk.bar(f"verifying {name}"):
+            paths[name] = weights.verify(name)
+        talk.detail(f"{name}: {len(paths[name])} files, verified")
+    _print_paths(talk, paths)
+
+
+@command.command(short_help="Turn an author's checkpoint into ours.")
+@click.argument("source", metavar="CHECKPOINT", type=PATH)
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    type=PATH,
+    required=True,
+    help="File to write, OUT.safetensors.",
+)
+@click.option("--family", metavar="NAME", required=True, help="Family of the checkpoint, e.g. cdc.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@console.talk_options
+def convert(
+    source: str,
+    output: str,
+    family: str,
+    overwrite: bool,
+    verbose: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Turn a CHECKPOINT that the authors of a method published into a file of ours.
+
+    Nothing in the checkpoint is executed: only tensors are read.
+    """
+    talk = Talk(quiet, verbose, as_json)
+    if source == files.STANDARD:
+        raise InputError("a checkpoint must be a file")
+    files.source(source)
+    target = files.target(source, output, ".safetensors", overwrite=overwrite)
+    converter = _converter(family)
+
+    from safetensors.torch import save
+
+    with talk.bar("converting"):
+        tensors = converter.convert(converter.read_checkpoint(Path(source)))
+        data = save(tensors, metadata={"family": family})
+    with target.open() as fp:
+        fp.write(data)
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    talk.say(f"{target.name}: {parameters:,} parameters, {_megabytes(len(data))}")
+    talk.report(
+        {
+            "input": source,
+            "output": files.STANDARD if target.is_stdout else target.name,
+            "family": family,
+            "parameters": parameters,
+            "bytes": len(data),
+        },
+        stdout_taken=target.is_stdout,
+    )
+
+
+def _converter(family: str) -> Any:
+    """Import the module `convert` of a family: read_checkpoint(path) and convert(tensors)."""
+    from cdcodec.families import FAMILIES
+
+    if family not in FAMILIES:
+        raise click.BadParameter(
+            f"{family!r} is none of {', '.join(FAMILIES)}",
+            click.get_current_context(),
+            param_hint="--family",
+        )
+    module = f"{FAMILIES[family].module}.convert"
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise WeightsError(f"no checkpoints of family {family} can be converted") from error
+
+
+def _report(weight_set: WeightSet) -> dict[str, Any]:
+    return {**asdict(weight_set), "bytes": weight_set.bytes, "here": _is_here(weight_set)}
+
+
+def _is_here(weight_set: WeightSet) -> bool:
+    from cdcodec import weights
+
+    try:
+        weights.resolve(weight_set.name, offline=True)
+    except WeightsError:
+        return False
+    return True
+
+
+def _print_paths(talk: Talk, paths: dict[str, list[Path]]) -> None:
+    if talk.json:
+        talk.report({name: [str(path) for path in found] for name, found in paths.items()})
+        return
+    for path in (path for found in paths.values() for path in found):
+        click.echo(click.format_filename(path))
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

@@ -1,0 +1,106 @@
+"""The contract of a family: what a codec with its weights loaded can do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdcodec.entropy.coder import Coder
+
+IntArray = NDArray[np.int32]
+Pixels = NDArray[np.uint8]
+Latents = Mapping[str, IntArray]
+Progress = Callable[[int, int], None]
+"""Called with (steps done, steps in all) while a picture is decoded."""
+
+
+@dataclass(frozen=True)
+class DecoderInfo:
+    """One way of turning latents into pixels, as `--decoder` names it.
+
+    Attributes:
+        summary: One line for people.
+        steps: Steps when neither the user nor the file says.
+        stochasticity: gamma when the user doesn't say.
+        min_steps: Fewest steps it takes; max_steps: most.
+    """
+
+    summary: str
+    steps: int
+    stochasticity: float = 0.0
+    min_steps: int = 1
+    max_steps: int = 1000
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """The reader's choices. They never change the bits, only what is made of them.
+
+    Attributes:
+        steps: Network evaluations; None takes the file's default.
+        decoder: A key of Codec.decoders; None takes the first.
+        seed: Seed of the noise.
+        stochasticity: gamma, the standard deviation of the start x_N; None takes the decoder's.
+        guidance: lambda_s of families that have one.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        tile: Side of the squares, in pixels, in which large pictures are decoded.
+    """
+
+    steps: int | None = None
+    decoder: str | None = None
+    seed: int = 0
+    stochasticity: float | None = None
+    guidance: float = 1.0
+    device: str = "auto"
+    tile: int = 1024
+
+
+class Walk(Protocol):
+    """The entropy-coded half of a codec: integers only, no torch, the same on every machine."""
+
+    model_id: bytes
+    rate_points: int
+
+    def code(
+        self, coder: Coder, latents: Latents | None, width: int, height: int, point: int
+    ) -> Latents:
+        """Walk once over everything that is entropy coded.
+
+        Args:
+            coder: A Writer, Reader or Meter.
+            latents: What Codec.quantise returned, or None when reading.
+            width: Of the image, in pixels.
+            height: Of the image, in pixels.
+            point: Rate point, 0..rate_points-1.
+
+        Returns:
+            The latents as the reader will have them.
+        """
+
+
+class Codec(Protocol):
+    """A family with its weights loaded."""
+
+    walk: Walk
+    decoders: Mapping[str, DecoderInfo]
+
+    def analyse(self, pixels: Pixels) -> object:
+        """Run the analysis transform on pixels [H, W, 3], once an image, for quantise."""
+
+    def quantise(self, analysis: object, point: int) -> Latents:
+        """Return integer latents for the walk at a rate point."""
+
+    def synthesise(
+        self,
+        latents: Latents,
+        width: int,
+        height: int,
+        point: int,
+        decoding: Decoding,
+        progress: Progress | None = None,
+    ) -> Pixels:
+        """Decode what the walk returned to pixels [height, width, 3]; steps and decoder are set."""

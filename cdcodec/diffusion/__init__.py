@@ -1,0 +1,1 @@
+"""Diffusion without networks: schedules, predictions, samplers, noise and tiles."""

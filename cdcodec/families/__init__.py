@@ -1,0 +1,83 @@
+"""The codec families: one line each in FAMILIES, one folder each beside this file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from cdcodec import weights
+from cdcodec.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from cdcodec.codec import Codec, Walk
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family as the format knows it.
+
+    Attributes:
+        number: The id in a file's header; frozen (formats/families.md).
+        module: Has `open_walk(path) -> Walk`, without torch, and `open_codec(path, walk, device) -> Codec`.
+    """
+
+    number: int
+    module: str
+
+
+FAMILIES = {
+    "cdc": Family(1, "cdcodec.families.cdc"),
+}
+RESERVED = {2: "rdeic", 3: "diffeic", 4: "cgdm", 5: "palette"}
+"""Ids that the format promises to families of later versions."""
+
+
+def by_number(number: int) -> str:
+    """Return the name of the family with this id.
+
+    Raises:
+        UnsupportedError: If this version has no such family.
+    """
+    for name, family in FAMILIES.items():
+        if family.number == number:
+            return name
+    what = f"family {RESERVED[number]}" if number in RESERVED else f"unknown family {number}"
+    raise UnsupportedError(f"{what} needs a newer cdcodec")
+
+
+@lru_cache(maxsize=4)
+def load_walk(model: str, offline: bool = False) -> Walk:
+    """Load the entropy-coded half of a weight set; no torch is imported.
+
+    Raises:
+        WeightsError: If the weights are unknown, missing or damaged.
+    """
+    weight_set, path = _find(model, offline)
+    open_walk = getattr(import_module(FAMILIES[weight_set.family].module), "open_walk")  # noqa: B009
+    return cast("Callable[[Path], Walk]", open_walk)(path)
+
+
+@lru_cache(maxsize=2)
+def load_codec(model: str, device: str = "auto", offline: bool = False) -> Codec:
+    """Load a weight set whole.
+
+    Raises:
+        WeightsError: If the weights are unknown, missing or damaged.
+        InputError: If the device isn't there.
+    """
+    weight_set, path = _find(model, offline)
+    open_codec = getattr(import_module(FAMILIES[weight_set.family].module), "open_codec")  # noqa: B009
+    walk = load_walk(model, offline)
+    return cast("Callable[[Path, Walk, str], Codec]", open_codec)(path, walk, device)
+
+
+def _find(model: str, offline: bool) -> tuple[weights.WeightSet, Path]:
+    weight_set = weights.find(model)
+    if weight_set.family not in FAMILIES:
+        raise UnsupportedError(f"family {weight_set.family} needs a newer cdcodec")
+    (path, *_rest) = weights.resolve(model, offline=offline)
+    return weight_set, path

@@ -1,0 +1,30 @@
+"""CDC: lossy image compression with conditional diffusion models.
+
+Yang and Mandt, "Lossy Image Compression with Conditional Diffusion Models", NeurIPS 2023 (paper
+001); the authors' code is buggyyang/CDC_compression, commit 00b10de (MIT). Written anew from the
+paper; paper.py has the authors' networks, the other modules the small presets that we train.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cdcodec.codec import Codec, Walk
+
+
+def open_walk(path: Path) -> Walk:
+    """Load the entropy-coded half of a weight file; see families.Family."""
+    from cdcodec.families.cdc.walk import CdcWalk
+
+    return CdcWalk.load(path)
+
+
+def open_codec(path: Path, walk: Walk, device: str) -> Codec:
+    """Load a weight file whole; see families.Family."""
+    from cdcodec.families.cdc.codec import CdcCodec
+    from cdcodec.families.cdc.walk import CdcWalk
+
+    assert isinstance(walk, CdcWalk)
+    return CdcCodec.load(path, walk, device)

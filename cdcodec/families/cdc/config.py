@@ -1,0 +1,55 @@
+"""Sizes of the CDC networks in the small presets (the paper's own: paper.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CdcConfig:
+    """Sizes of g_a, h_a, h_s, the context decoder and the denoiser.
+
+    Attributes:
+        widths: Channels at 1/4, 1/8 and 1/16 of the image, in g_a and in the context decoder.
+        depths: Residual blocks at those three scales.
+        y_channels: Channels of the latent y, at 1/16.
+        z_channels: Channels of the hyper-latent z, at 1/64.
+        hyper_width: Channels inside h_a and h_s.
+        unet_widths: Channels of the denoiser at 1/4, 1/8 and 1/16.
+        unet_depths: Residual blocks on the way down and up (counted together) at those scales.
+        condition: Length of the vector that tells the networks rate point and noise level.
+        anchors: Number of trained gain vectors; points between them are interpolated.
+        points: Rate points a file can name.
+        lambda_range: Lagrange multipliers (bits per pixel against squared error on 0..255) of the
+            first and the last point; between them they grow geometrically.
+        train_steps: Length of the diffusion process, N_train in the paper.
+    """
+
+    widths: tuple[int, int, int] = (64, 128, 160)
+    depths: tuple[int, int, int] = (2, 2, 1)
+    y_channels: int = 128
+    z_channels: int = 64
+    hyper_width: int = 64
+    unet_widths: tuple[int, int, int] = (64, 96, 128)
+    unet_depths: tuple[int, int, int] = (3, 2, 2)
+    condition: int = 64
+    anchors: int = 8
+    points: int = 256
+    lambda_range: tuple[float, float] = (7e-5, 1.2e-2)
+    train_steps: int = 8193
+
+
+NANO = CdcConfig()
+TINY = CdcConfig(
+    widths=(8, 12, 16),
+    depths=(1, 1, 1),
+    y_channels=8,
+    z_channels=4,
+    hyper_width=8,
+    unet_widths=(8, 12, 16),
+    unet_depths=(2, 2, 1),
+    condition=8,
+    anchors=3,
+    points=16,
+)
+PRESETS = {"nano": NANO, "tiny": TINY}

@@ -1,0 +1,139 @@
+"""Terms of CDC's training losses: rate (paper 001, eq. 3), distortion, energy of detail."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cdcodec.families.cdc.network import CdcNetwork
+from cdcodec.nn.blocks import round_through
+from cdcodec.nn.device import autocast
+
+SIGMA_MIN, SIGMA_MAX, SCALES = 0.11, 256.0, 64
+
+
+class Bounded(torch.autograd.Function):
+    """Clamp a table index to 0..63; outside, only gradients that lead back inside pass.
+
+    With none, an index that once left could never return; with all, indices of elements that are
+    nearly always zero would run away, because a narrower Gaussian always suits them better.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, index: Tensor) -> Tensor:
+        """Clamp index, of any shape."""
+        ctx.save_for_backward(index)
+        return index.clamp(0, SCALES - 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Descent moves against the gradient: below 0 it must be negative, above 63 positive."""
+        (index,) = ctx.saved_tensors
+        blocked = ((index < 0) & (gradient > 0)) | ((index > SCALES - 1) & (gradient < 0))
+        return gradient.masked_fill(blocked, 0.0)
+
+
+def gaussian_bits(value: Tensor, index: Tensor) -> Tensor:
+    """Bits of value under a zero-mean Gaussian integrated over unit intervals, elementwise.
+
+    Args:
+        value: Distance from the mean, noisy or rounded, any shape.
+        index: Table index 0..63 in float, broadcastable; clamped.
+    """
+    index = Bounded.apply(index)  # type: ignore[no-untyped-call]
+    sigma = SIGMA_MIN * torch.exp(index * (math.log(SIGMA_MAX / SIGMA_MIN) / (SCALES - 1)))
+    value = value.abs()
+    upper = torch.special.ndtr((0.5 - value) / sigma)
+    lower = torch.special.ndtr((-0.5 - value) / sigma)
+    return -torch.log2((upper - lower).clamp_min(1e-9))
+
+
+@dataclass(frozen=True)
+class Coded:
+    """What the decoder gets for a batch, and what it costs.
+
+    Attributes:
+        y_hat: [B, M, h, w], gains undone; gradients pass the rounding.
+        bpp: Bits per pixel of every image [B].
+    """
+
+    y_hat: Tensor
+    bpp: Tensor
+
+
+def code(network: CdcNetwork, x: Tensor, u: Tensor, generator: torch.Generator) -> Coded:
+    """Run the encoder with noise in place of rounding where bits are counted (eq. 3).
+
+    Args:
+        network: In training.
+        x: Images [B, 3, H, W] in -1..1.
+        u: Rate positions [B] in 0..1.
+        generator: Source of the uniform noise.
+    """
+    with autocast(x.device):
+        y = network.g_a(x)
+    gain, z_index = network.gains(u)
+    y_g = y.float() * gain
+    z = network.h_a(y_g)
+    mean, index = network.h_s(round_through(z), *y.shape[-2:])
+    noise_z, noise_y = (
+        torch.rand(t.shape, generator=generator, device=x.device) - 0.5 for t in (z, y_g)
+    )
+    bits = gaussian_bits(z + noise_z, z_index).sum((1, 2, 3))
+    bits = bits + gaussian_bits(y_g - mean + noise_y, index).sum((1, 2, 3))
+    y_hat = (round_through(y_g - mean) + mean) / gain
+    return Coded(y_hat, bits / (x.shape[-1] * x.shape[-2]))
+
+
+def lagrangian(network: CdcNetwork, u: Tensor) -> Tensor:
+    """Lambda at rate positions u [B]: bits per pixel against squared error on 0..255."""
+    low, high = network.config.lambda_range
+    return low * (high / low) ** u
+
+
+def distortion(x_0: Tensor, x: Tensor, colour: float) -> Tensor:
+    """Squared error on 0..255 per image [B], plus `colour` times that of 8x8 block means.
+
+    The second term answers the commonest fault of small models at low rates, colour casts:
+    the eye sees them long before the plain squared error does.
+    """
+    error = x_0 - x
+    plain = error.square().mean((1, 2, 3))
+    blocks = F.avg_pool2d(error, 8).square().mean((1, 2, 3))
+    return (plain + colour * blocks) * (255.0**2 / 4)
+
+
+def balance(lam: Tensor) -> Tensor:
+    """Weigh images of a batch with 1/sqrt(lambda), else the high rates dominate."""
+    return (1e-3 / lam).sqrt()
+
+
+def detail_energy(x_0: Tensor, x: Tensor) -> Tensor:
+    """Compare how much fine detail two images [B, 3, H, W] in -1..1 have, place by place.
+
+    The mean absolute difference of the logarithms of local band-pass energy at three scales: it
+    asks for texture of the right strength and leaves open which.
+    """
+    total = torch.zeros((), device=x.device)
+    a, b = (t.mean(1, keepdim=True) for t in (x_0, x))
+    for _ in range(3):
+        small_a, small_b = (F.avg_pool2d(t, 2) for t in (a, b))
+        bands = [
+            t - F.interpolate(small, scale_factor=2, mode="bilinear")
+            for t, small in ((a, small_a), (b, small_b))
+        ]
+        energy_a, energy_b = (F.avg_pool2d(t.square(), 8, 4) + 1e-4 for t in bands)
+        total = total + (energy_a.log() - energy_b.log()).abs().mean()
+        a, b = small_a, small_b
+    return total / 3
+
+
+def freeze_bits(network: CdcNetwork) -> None:
+    """Stop all gradients into what decides bits, so that files stay what they were."""
+    for parameter in network.entropy_parameters():
+        parameter.requires_grad_(False)

@@ -1,0 +1,150 @@
+"""The entropy-coded half of CDC: z, then y under a hyperprior, in integers only.
+
+formats/families.md describes this walk for other implementations. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from cdcodec.codec import IntArray, Latents
+from cdcodec.entropy.coder import Coder
+from cdcodec.entropy.exact import ExactNet
+from cdcodec.entropy.tables import MAX_MAGNITUDE, Tables
+from cdcodec.errors import WeightsError
+
+EXACT_PREFIX = "exact."
+"""Arrays of a weight file under this prefix decide bits; the model id covers them all."""
+
+MEAN_ONE = 64
+"""Means and y are held in fixed point, in units of 1/64."""
+
+Y_STRIDE = 16
+Z_STRIDE = 64
+
+
+def y_shape(width: int, height: int) -> tuple[int, int]:
+    """Return rows and columns of y for an image of width x height pixels."""
+    return -(-height // Y_STRIDE), -(-width // Y_STRIDE)
+
+
+def z_shape(width: int, height: int) -> tuple[int, int]:
+    """Return rows and columns of z for an image of width x height pixels."""
+    return -(-height // Z_STRIDE), -(-width // Z_STRIDE)
+
+
+@dataclass(frozen=True)
+class CdcWalk:
+    """Tables and the integer network h_s of one weight set.
+
+    Attributes:
+        tables: Zero-mean Gaussians, index 0..63.
+        z_index: Table index of every channel of z at every rate point, uint8 [points, N].
+        h_s: z [N, h, w] to [2M, 4h, 4w]: means in 1/64, then table indices.
+        model_id: First 4 bytes of the SHA-256 over all of these.
+    """
+
+    tables: Tables
+    z_index: NDArray[np.uint8]
+    h_s: ExactNet
+    model_id: bytes
+
+    @classmethod
+    def build(cls, tables: Tables, z_index: NDArray[np.uint8], h_s: ExactNet) -> CdcWalk:
+        """Put the parts together and compute the model id."""
+        digest = hashlib.sha256(tables.digest())
+        digest.update(np.array(z_index.shape, dtype="<u4").tobytes() + z_index.tobytes())
+        digest.update(h_s.digest())
+        return cls(tables, z_index, h_s, digest.digest()[:4])
+
+    @classmethod
+    def load(cls, path: Path) -> CdcWalk:
+        """Read the integer half of a weight file.
+
+        Raises:
+            WeightsError: If the file isn't a CDC weight set of a small preset.
+        """
+        arrays: dict[str, NDArray[Any]] = {}
+        try:
+            with safe_open(path, framework="numpy") as file:
+                for name in file.keys():  # noqa: SIM118 (not a dict)
+                    if name.startswith(EXACT_PREFIX):
+                        arrays[name] = file.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise WeightsError(f"cannot read weights {path.name}: {error}") from error
+        if f"{EXACT_PREFIX}z_index" not in arrays:
+            raise WeightsError(f"{path.name} has no entropy tables: it was never exported")
+        return cls.build(
+            Tables.from_arrays(arrays, f"{EXACT_PREFIX}gaussian"),
+            arrays[f"{EXACT_PREFIX}z_index"],
+            ExactNet.from_arrays(arrays, f"{EXACT_PREFIX}h_s"),
+        )
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what load reads, by name."""
+        return {
+            **self.tables.arrays(f"{EXACT_PREFIX}gaussian"),
+            f"{EXACT_PREFIX}z_index": self.z_index,
+            **self.h_s.arrays(f"{EXACT_PREFIX}h_s"),
+        }
+
+    @property
+    def rate_points(self) -> int:
+        """Rate points a file can name."""
+        return len(self.z_index)
+
+    def code(
+        self, coder: Coder, latents: Latents | None, width: int, height: int, point: int
+    ) -> Latents:
+        """Code z, derive mean and table index of every element of y from it, code y.
+
+        Args:
+            coder: Writer, Reader or Meter.
+            latents: {"z": integers [N, h, w], "y": gained y in units of 1/64 [M, H, W]}; the walk
+                rounds y to whole steps from its mean. None when reading.
+            width: Of the image, in pixels.
+            height: Of the image, in pixels.
+            point: Rate point.
+
+        Returns:
+            The same names; "y" is now y_hat, in units of 1/64.
+        """
+        z_rows, z_columns = z_shape(width, height)
+        table_index = np.broadcast_to(
+            self.z_index[point][:, None, None], (self.z_index.shape[1], z_rows, z_columns)
+        )
+        z = coder.symbols("z", None if latents is None else latents["z"], table_index, self.tables)
+        rows, columns = y_shape(width, height)
+        parameters = self.h_s(z)[:, :rows, :columns]
+        mean, y_index = np.split(parameters, 2)
+        steps = None
+        if latents is not None:
+            distance = latents["y"] - mean
+            steps = np.clip((distance + MEAN_ONE // 2) >> 6, -MAX_MAGNITUDE, MAX_MAGNITUDE)
+        steps = coder.symbols("y", steps, y_index, self.tables)
+        y_hat: IntArray = steps * MEAN_ONE + mean
+        return {"z": z, "y": y_hat}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the configuration that a weight file carries in its metadata.
+
+    Raises:
+        WeightsError: If there is none.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+        config = json.loads(metadata["config"])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise WeightsError(f"weights {path.name} carry no configuration") from error
+    assert isinstance(config, dict)
+    return config

@@ -1,0 +1,542 @@
+"""The registry of weight sets: from a name in `weights.toml` to verified files on this machine.
+
+A file is trusted for its sha256 and nothing else. Bundled files lie in the package, fetched ones in
+a cache whose file names are the hashes; a file whose hash the registry does not know is never
+fetched or used.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import http.client
+import json
+import math
+import os
+import re
+import sys
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Protocol, TypeAlias
+
+from cdcodec.errors import WeightsError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+BUNDLED = "bundled"  # the file ships in the package
+LOCAL = "local"  # the user has the file and names its path; never fetched
+
+_CHUNK_BYTES = 1 << 20
+_TIMEOUT_SECONDS = 30
+# Small files are hashed at every use. Larger ones are when they are fetched, and by `verify`:
+# several gigabytes would cost every run seconds, and their name in the cache is the hash.
+_HASHED_AT_EVERY_USE_BYTES = 64 << 20
+
+# Names become file names, so they hold no separators and start with no dot.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_SHA256 = re.compile(r"[0-9a-f]{64}|")
+_MODEL_ID = re.compile(r"[0-9a-f]{8}|")
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One file of a weight set.
+
+    Attributes:
+        name: File name, without folders.
+        sha256: 64 hex digits; empty when not known, and then the file cannot be used.
+        bytes: Exact length.
+        location: `BUNDLED`, `LOCAL`, or an https URL that names a fixed revision.
+    """
+
+    name: str
+    sha256: str
+    bytes: int
+    location: str
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise WeightsError(f"{self.name!r} is no plain file name")
+        if not _SHA256.fullmatch(self.sha256):
+            raise WeightsError(f"sha256 of {self.name} is not 64 lower-case hex digits")
+        if self.bytes < 0:
+            raise WeightsError(f"length of {self.name} is negative")
+        if self.location not in (BUNDLED, LOCAL) and not self.location.startswith("https://"):
+            raise WeightsError(f"location of {self.name} is not bundled, local or an https address")
+
+
+@dataclass(frozen=True)
+class WeightSet:
+    """The weights of one model.
+
+    Attributes:
+        name: What `--model` takes.
+        family: Which codec they are for; "perceptual" for the networks of training losses.
+        preset: The family's architecture that they fit.
+        licence: Terms of the weights, not of the code.
+        source: Who made them, from what.
+        model_id: 8 hex digits that files carry; empty when no file can refer to the set.
+        files: What to load.
+        measured: Figures by name, for people to choose by.
+    """
+
+    name: str
+    family: str
+    preset: str
+    licence: str
+    source: str
+    model_id: str
+    files: tuple[WeightFile, ...]
+    measured: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise WeightsError(f"{self.name!r} is no plain name of a weight set")
+        if not _MODEL_ID.fullmatch(self.model_id):
+            raise WeightsError(f"model id of {self.name} is not 8 lower-case hex digits")
+        for key, value in self.measured.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise WeightsError(f"measured {key} of {self.name} is not a number")
+            if not math.isfinite(value):
+                raise WeightsError(f"measured {key} of {self.name} is not finite")
+
+    @property
+    def bytes(self) -> int:
+        """Length of all files together."""
+        return sum(file.bytes for file in self.files)
+
+
+Registry: TypeAlias = Mapping[str, WeightSet]
+Opener: TypeAlias = Callable[[str], AbstractContextManager[IO[bytes]]]
+
+
+class Progress(Protocol):
+    """Is told how far a download is."""
+
+    def __call__(self, bytes_done: int, bytes_total: int, /) -> None:
+        """Report that `bytes_done` of `bytes_total` are here."""
+
+
+def registry_path() -> Path:
+    """Return where `weights.toml` is: in an installed package, or at the root of a checkout."""
+    package = Path(__file__).resolve().parent
+    for path in (package / "weights.toml", package.parent / "weights.toml"):
+        if path.is_file():
+            return path
+    raise WeightsError("weights.toml is missing from the installation", hint="reinstall cdcodec")
+
+
+def load_registry(path: Path | None = None) -> dict[str, WeightSet]:
+    """Read a registry, by default the one of this installation, in the order of the file.
+
+    Raises:
+        WeightsError: The file is unreadable, or says what it may not.
+    """
+    path = path or registry_path()
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise WeightsError(f"cannot read the registry {path}: {error}") from error
+    return {name: _weight_set(name, table) for name, table in tables.items()}
+
+
+def register(path: Path, weight_set: WeightSet) -> None:
+    """Put `weight_set` into the registry at `path`, in place of the one of its name or at the end.
+
+    The same registry and set always give the same bytes. Of comments, only those at the head stay.
+    """
+    sets = load_registry(path)
+    sets[weight_set.name] = weight_set
+    head = re.match(r"(?:#[^\n]*\n|[ \t]*\n)*", path.read_text(encoding="utf-8"))
+    comment = head.group().rstrip() if head else ""
+    blocks = [comment] if comment else []
+    blocks += [_toml_blocks(each) for each in sets.values()]
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        part.write_text("\n\n".join(blocks) + "\n", encoding="utf-8", newline="\n")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def get(name: str, *, registry: Registry | None = None) -> WeightSet:
+    """Look a weight set up by name.
+
+    Raises:
+        WeightsError: There is none; the hint names the nearest.
+    """
+    registry = load_registry() if registry is None else registry
+    if name in registry:
+        return registry[name]
+    raise WeightsError(f"unknown weight set {name!r}", hint=_nearest(name, registry))
+
+
+def by_model_id(model_id: bytes, *, registry: Registry | None = None) -> WeightSet:
+    """Look up the weight set that decodes files with this id; of several, the first listed.
+
+    Raises:
+        WeightsError: No known set has the id.
+    """
+    registry = load_registry() if registry is None else registry
+    for weight_set in registry.values():
+        if weight_set.model_id and weight_set.model_id == model_id.hex():
+            return weight_set
+    known = [f"{each.name} ({each.model_id})" for each in registry.values() if each.model_id]
+    raise WeightsError(
+        f"no known weights have the model id {model_id.hex()}",
+        hint="known are " + ", ".join(known) if known else None,
+    )
+
+
+def resolve(
+    name: str,
+    *,
+    offline: bool = False,
+    registry: Registry | None = None,
+    progress: Progress | None = None,
+    opener: Opener | None = None,
+) -> list[Path]:
+    """Return the files of a weight set, verified; fetch those that are missing.
+
+    Args:
+        name: The weight set.
+        offline: Refuse to fetch. CDCODEC_OFFLINE in the environment does the same.
+        registry: Where to look, instead of the installation's registry.
+        progress: As for `fetch`.
+        opener: As for `fetch`.
+
+    Raises:
+        WeightsError: A file is missing and may not be fetched, damaged, or the user's to provide.
+    """
+    weight_set = get(name, registry=registry)
+    paths = [(file, _path(weight_set, file)) for file in weight_set.files]
+    if any(_is_remote(file) and not path.exists() for file, path in paths):
+        if offline:
+            raise _offline_error(weight_set)
+        return fetch(name, progress, registry=registry, opener=opener)
+    return [_checked(weight_set, file, thorough=False) for file in weight_set.files]
+
+
+def verify(name: str, *, registry: Registry | None = None) -> list[Path]:
+    """Hash every file of a weight set, and never fetch.
+
+    Raises:
+        WeightsError: A file is missing or damaged.
+    """
+    weight_set = get(name, registry=registry)
+    return [_checked(weight_set, file, thorough=True) for file in weight_set.files]
+
+
+def verify_file(path: Path, expected: WeightFile) -> None:
+    """Compare the file at `path`, wherever the user has it, with what the registry says of it.
+
+    Raises:
+        WeightsError: It is missing or another file.
+    """
+    _require_hash(expected)
+    try:
+        length = path.stat().st_size
+        if length != expected.bytes:
+            problem = f"it has {length:,} bytes instead of {expected.bytes:,}"
+        elif (digest := sha256_of(path)) != expected.sha256:
+            problem = f"its sha256 is {digest[:16]}… instead of {expected.sha256[:16]}…"
+        else:
+            return
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {_reason(error)}") from error
+    raise WeightsError(f"{path} is not {expected.name}: {problem}")
+
+
+def fetch(
+    name: str,
+    progress: Progress | None = None,
+    *,
+    registry: Registry | None = None,
+    opener: Opener | None = None,
+) -> list[Path]:
+    """Download what is missing or damaged of a weight set into the cache, and return its files.
+
+    Each file goes to a temporary name and takes its own only when its hash is right.
+
+    Args:
+        name: The weight set.
+        progress: Called with bytes done and bytes in all, over the files to be fetched.
+        registry: Where to look, instead of the installation's registry.
+        opener: What opens an address, instead of `open_https`.
+
+    Raises:
+        WeightsError: No network, a wrong hash, no room, or CDCODEC_OFFLINE is set.
+    """
+    weight_set = get(name, registry=registry)
+    wanted = [file for file in weight_set.files if _is_remote(file) and not _is_cached(file)]
+    if wanted and _offline_by_environment():
+        raise _offline_error(weight_set)
+    bytes_total = sum(file.bytes for file in wanted)
+    bytes_done = 0
+    for file in wanted:
+        _download(file, opener or open_https, _advance(progress, bytes_done, bytes_total))
+        bytes_done += file.bytes
+    return [
+        _cached(file) if _is_remote(file) else _checked(weight_set, file, thorough=False)
+        for file in weight_set.files
+    ]
+
+
+def cache_dir() -> Path:
+    """Return where fetched files are kept: CDCODEC_CACHE, or the platform's place for caches."""
+    if chosen := os.environ.get("CDCODEC_CACHE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        base = "~/Library/Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "cdcodec"
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file in pieces, so that its size does not matter."""
+    digest = hashlib.sha256()
+    with path.open("rb") as fp:
+        while piece := fp.read(_CHUNK_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def open_https(url: str) -> AbstractContextManager[IO[bytes]]:
+    """Open an https address for reading, and follow redirects to https only."""
+    _require_https(url)
+    request = urllib.request.Request(url, headers={"User-Agent": "cdcodec"})
+    opener = urllib.request.build_opener(_HttpsRedirects())
+    response: AbstractContextManager[IO[bytes]] = opener.open(request, timeout=_TIMEOUT_SECONDS)
+    return response
+
+
+class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
+    """Keep a redirect from leading out of https, which urllib would allow."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        _require_https(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _require_https(url: str) -> None:
+    if not url.startswith("https://"):
+        raise WeightsError(f"{url} is not an https address")
+
+
+def _download(file: WeightFile, opener: Opener, advance: Callable[[int], None]) -> None:
+    target = _cached(file)
+    part = target.with_name(f"{file.sha256}.{uuid.uuid4().hex}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as fp:
+                _copy_exactly(file, opener, fp, advance)
+            os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:  # those of the network are WeightsErrors by now
+        raise _cache_error(error) from error
+
+
+def _copy_exactly(
+    file: WeightFile, opener: Opener, fp: IO[bytes], advance: Callable[[int], None]
+) -> None:
+    """Copy what `opener` gives to `fp`, and accept nothing but the registered bytes."""
+    digest, length = hashlib.sha256(), 0
+    try:
+        with opener(file.location) as response:
+            while piece := response.read(_CHUNK_BYTES):
+                length += len(piece)
+                if length > file.bytes:
+                    break  # longer than registered: the rest may be endless
+                digest.update(piece)
+                try:
+                    fp.write(piece)
+                except OSError as error:
+                    raise _cache_error(error) from error
+                advance(length)
+    except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSErrors
+        raise WeightsError(
+            f"cannot download {file.location}: {_reason(error)}",
+            hint="check the network and try again",
+        ) from error
+    if length != file.bytes or digest.hexdigest() != file.sha256:
+        raise WeightsError(
+            f"{file.location} does not hold the registered {file.name}",
+            hint="the connection broke, or the file there was replaced; nothing was kept",
+        )
+
+
+def _advance(progress: Progress | None, done: int, total: int) -> Callable[[int], None]:
+    return lambda length: progress(done + length, total) if progress else None
+
+
+def _path(weight_set: WeightSet, file: WeightFile) -> Path:
+    """Return where a file is, or would be."""
+    if file.location == LOCAL:
+        raise WeightsError(
+            f"{file.name} of {weight_set.name} is yours to provide",
+            hint=f"name its path; it comes from {weight_set.source}",
+        )
+    _require_hash(file)
+    if file.location == BUNDLED:
+        return Path(__file__).resolve().parent / "bundled" / file.name
+    return _cached(file)
+
+
+def _cached(file: WeightFile) -> Path:
+    return cache_dir() / "sha256" / file.sha256
+
+
+def _is_remote(file: WeightFile) -> bool:
+    return file.location not in (BUNDLED, LOCAL)
+
+
+def _is_cached(file: WeightFile) -> bool:
+    _require_hash(file)
+    path = _cached(file)
+    try:
+        return path.stat().st_size == file.bytes and sha256_of(path) == file.sha256
+    except OSError:
+        return False
+
+
+def _checked(weight_set: WeightSet, file: WeightFile, *, thorough: bool) -> Path:
+    path = _path(weight_set, file)
+    bundled = file.location == BUNDLED
+    repair = "reinstall cdcodec" if bundled else f"run: cdcodec weights fetch {weight_set.name}"
+    if not path.exists():
+        place = "the installation" if bundled else f"the cache {cache_dir()}"
+        raise WeightsError(f"{file.name} of {weight_set.name} is missing from {place}", hint=repair)
+    if not thorough and not bundled and file.bytes > _HASHED_AT_EVERY_USE_BYTES:
+        if path.stat().st_size == file.bytes:
+            return path
+    try:
+        verify_file(path, file)
+    except WeightsError as error:
+        kind = "bundled" if bundled else "cached"
+        raise WeightsError(f"{kind} weights are damaged: {error}", hint=repair) from error
+    return path
+
+
+def _require_hash(file: WeightFile) -> None:
+    if not file.sha256:
+        raise WeightsError(
+            f"the registry has no sha256 of {file.name}, so it cannot be trusted",
+            hint="export the weights first" if file.location == BUNDLED else None,
+        )
+
+
+def _offline_by_environment() -> bool:
+    return os.environ.get("CDCODEC_OFFLINE", "").lower() not in ("", "0", "false", "no")
+
+
+def _offline_error(weight_set: WeightSet) -> WeightsError:
+    return WeightsError(
+        f"{weight_set.name} is not in the cache {cache_dir()}, and fetching is switched off",
+        hint=f"with a network, without CDCODEC_OFFLINE: cdcodec weights fetch {weight_set.name}",
+    )
+
+
+def _cache_error(error: OSError) -> WeightsError:
+    return WeightsError(
+        f"cannot write to the cache {cache_dir()}: {_reason(error)}",
+        hint="set CDCODEC_CACHE to a folder with room",
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return f"HTTP status {error.code}"
+    reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+    return (str(reason).splitlines() or [""])[0] or type(error).__name__
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else "known are " + ", ".join(known)
+
+
+_SET_FIELDS = {
+    "family": str,
+    "preset": str,
+    "licence": str,
+    "source": str,
+    "model_id": str,
+    "files": list,
+    "measured": dict,
+}
+_FILE_FIELDS = {"name": str, "sha256": str, "bytes": int, "location": str}
+
+
+def _weight_set(name: str, table: object) -> WeightSet:
+    where = f"weight set {name}"
+    fields = _fields(table, _SET_FIELDS, where, optional=("measured",))
+    files = tuple(
+        WeightFile(**_fields(file, _FILE_FIELDS, f"a file of {where}")) for file in fields["files"]
+    )
+    if not files:
+        raise WeightsError(f"{where} has no files")
+    return WeightSet(name=name, **{**fields, "files": files})
+
+
+def _fields(
+    table: object, types: Mapping[str, type], where: str, optional: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    if not isinstance(table, dict):
+        raise WeightsError(f"{where} is not a table")
+    for key, value in table.items():
+        if key not in types:
+            raise WeightsError(f"unknown key {key!r} in {where}", hint=_nearest(key, types))
+        if type(value) is not types[key]:
+            raise WeightsError(f"{key} of {where} is not of type {types[key].__name__}")
+    for key in types:
+        if key not in table and key not in optional:
+            raise WeightsError(f"{where} lacks {key}")
+    return dict(table)
+
+
+def _toml_blocks(weight_set: WeightSet) -> str:
+    name = _toml_key(weight_set.name)
+    keys = ("family", "preset", "licence", "source", "model_id")
+    lines = [f"[{name}]", *(f"{key} = {_toml(getattr(weight_set, key))}" for key in keys)]
+    for file in weight_set.files:
+        lines += ["", f"[[{name}.files]]"]
+        lines += [f"{key} = {_toml(getattr(file, key))}" for key in _FILE_FIELDS]
+    if weight_set.measured:
+        lines += ["", f"[{name}.measured]"]
+        measured = weight_set.measured.items()
+        lines += [f"{_toml_key(key)} = {_toml(value)}" for key, value in measured]
+    return "\n".join(lines)
+
+
+def _toml_key(key: str) -> str:
+    return key if _BARE_KEY.fullmatch(key) else _toml(key)
+
+
+def _toml(value: str | float) -> str:
+    # The escapes of JSON are those of a TOML basic string, but for DEL, which TOML wants escaped.
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
