@@ -168,7 +168,7 @@ def register(path: Path, weight_set: WeightSet) -> None:
         part.unlink(missing_ok=True)
 
 
-def get(name: str, *, registry: Registry | None = None) -> WeightSet:
+def find(name: str, *, registry: Registry | None = None) -> WeightSet:
     """Look a weight set up by name.
 
     Raises:
@@ -217,7 +217,7 @@ def resolve(
     Raises:
         WeightsError: A file is missing and may not be fetched, damaged, or the user's to provide.
     """
-    weight_set = get(name, registry=registry)
+    weight_set = find(name, registry=registry)
     paths = [(file, _path(weight_set, file)) for file in weight_set.files]
     if any(_is_remote(file) and not path.exists() for file, path in paths):
         if offline:
@@ -232,7 +232,7 @@ def verify(name: str, *, registry: Registry | None = None) -> list[Path]:
     Raises:
         WeightsError: A file is missing or damaged.
     """
-    weight_set = get(name, registry=registry)
+    weight_set = find(name, registry=registry)
     return [_checked(weight_set, file, thorough=True) for file in weight_set.files]
 
 
@@ -276,7 +276,7 @@ def fetch(
     Raises:
         WeightsError: No network, a wrong hash, no room, or CDCODEC_OFFLINE is set.
     """
-    weight_set = get(name, registry=registry)
+    weight_set = find(name, registry=registry)
     wanted = [file for file in weight_set.files if _is_remote(file) and not _is_cached(file)]
     if wanted and _offline_by_environment():
         raise _offline_error(weight_set)

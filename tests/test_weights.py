@@ -47,7 +47,7 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def hub(tmp_path):
-    """An opener that finds the addresses under HUB in a folder, through a server on this machine."""
+    """An opener that finds addresses under HUB in a folder, through a server on this machine."""
     folder = tmp_path / "hub"
     folder.mkdir()
     for name, data in CONTENT.items():
@@ -342,12 +342,12 @@ def test_a_file_of_the_user_is_compared_with_the_registry(tmp_path):
 
 def test_an_unknown_name_is_a_weights_error_with_the_nearest():
     registry = registry_of(weight_set("cdc-nano"), weight_set("rdeic-nano"))
-    for action in (weights.get, weights.resolve, weights.verify, weights.fetch):
+    for action in (weights.find, weights.resolve, weights.verify, weights.fetch):
         with pytest.raises(WeightsError, match="unknown weight set 'cdc-nanno'") as caught:
             action("cdc-nanno", registry=registry)
         assert caught.value.hint == "did you mean cdc-nano?"
     with pytest.raises(WeightsError) as caught:
-        weights.get("!", registry=registry)
+        weights.find("!", registry=registry)
     assert caught.value.hint == "known are cdc-nano, rdeic-nano"
 
 
@@ -443,7 +443,7 @@ location = "bundled"
         ("bytes = 0", "bytes = true", "not of type int", None),
         ('"00000000"', '"0000000"', "8 lower-case hex digits", None),
         ("[[x.files]]", "[x.files]", "not of type list", None),
-        ("[x]", '["../x"]', "", None),
+        ("[x", '["../x"', "no plain name", None),
         ("[x]", "[x", "cannot read the registry", None),
         (SOUND, "x = 1", "not a table", None),
         ('"us"', '"us"\nmeasured = {a = "b"}', "not a number", None),

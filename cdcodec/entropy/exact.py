@@ -216,7 +216,6 @@ class ExactNet:
     def arrays(self, prefix: str) -> dict[str, NDArray[Any]]:
         """Return the arrays by the names they have in a weight file, ``prefix.0.weight`` etc."""
         named: dict[str, NDArray[Any]] = {
-            f"{prefix}.layers": np.array([len(self.layers)], dtype=np.int32),
             f"{prefix}.input_limit": np.array([self.input_limit], dtype=np.int32),
         }
         for number, layer in enumerate(self.layers):
@@ -241,7 +240,7 @@ class ExactNet:
                 shift=_scalar(arrays, f"{prefix}.{number}.shift"),
                 upsample=_scalar(arrays, f"{prefix}.{number}.upsample"),
             )
-            for number in range(_scalar(arrays, f"{prefix}.layers"))
+            for number in range(_count_layers(arrays, prefix))
         ]
         return cls(tuple(layers), _scalar(arrays, f"{prefix}.input_limit"))
 
@@ -266,6 +265,14 @@ def _pixel_shuffle(plane: NDArray[np.int32], factor: int) -> NDArray[np.int32]:
     return blocks.transpose(0, 3, 1, 4, 2).reshape(
         rows // factor**2, height * factor, width * factor
     )
+
+
+def _count_layers(arrays: Mapping[str, NDArray[Any]], prefix: str) -> int:
+    """Count by any field, so that a layer which lacks one is an error and not the end."""
+    number = 0
+    while any(f"{prefix}.{number}.{field}" in arrays for field in _DTYPES):
+        number += 1
+    return number
 
 
 def _words(*numbers: int) -> bytes:

@@ -14,6 +14,9 @@ WEIGHT_LIMIT = 2**15 - 1
 PRODUCT_LIMIT = 2**62
 MULTIPLIER_LIMIT = 2**31 - 1
 
+OFFSET_BITS = 20
+"""Significant bits of a bias: few enough to survive the way back through float32."""
+
 
 def quantise(
     weight: NDArray[np.float64],
@@ -41,7 +44,9 @@ def quantise(
     largest = np.abs(weight).max(axis=(1, 2, 3))
     scale = np.where(largest > 0, largest, 1.0) / WEIGHT_LIMIT
     integers = np.rint(weight / scale[:, None, None, None]).astype(np.int16)
-    offsets = np.rint(bias / (scale * unit_in)).astype(np.int64)
+    exact_offsets = bias / (scale * unit_in)
+    grain = 2.0 ** np.maximum(0, np.ceil(np.log2(np.abs(exact_offsets) + 1)) - OFFSET_BITS)
+    offsets = (np.rint(exact_offsets / grain) * grain).astype(np.int64)
     bounds = input_limit * np.abs(integers.astype(np.int64)).sum(axis=(1, 2, 3)) + np.abs(offsets)
     # The larger the shift, the finer the multipliers; products must stay within 63 bits.
     factor = scale * unit_in / unit_out

@@ -15,6 +15,9 @@ from torch.nn import functional as F
 from cdcodec.families.cdc.config import CdcConfig
 from cdcodec.nn.blocks import Stack, Upsample, conv
 
+Z_INDEX_UNIT = 16.0
+"""Table indices of z are trained in this unit, so that one learning rate suits all parameters."""
+
 
 class Analysis(nn.Module):
     """g_a: image to y, at 1/16."""
@@ -119,13 +122,13 @@ class Gains(nn.Module):
         # Squared error falls with the square of the step, so the best gain grows as sqrt(lambda).
         log_gain = 0.5 * torch.log(torch.tensor(high / low)) * (ladder - 0.5)
         self.log_gain = nn.Parameter(log_gain.repeat(1, config.y_channels))
-        self.z_index = nn.Parameter(torch.full((config.anchors, config.z_channels), 18.0))
+        self.z_scale = nn.Parameter(torch.ones(config.anchors, config.z_channels))
 
     def forward(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return (gain [B, M, 1, 1], z_index [B, N, 1, 1]) at rate positions u [B] in 0..1."""
         return (
             self._at(self.log_gain, u).exp()[:, :, None, None],
-            self._at(self.z_index, u)[:, :, None, None],
+            Z_INDEX_UNIT * self._at(self.z_scale, u)[:, :, None, None],
         )
 
     @staticmethod
