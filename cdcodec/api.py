@@ -1,7 +1,7 @@
 """The data flow between images and files; the whole of it fits this page.
 
-image ──load──► pixels ──analyse, quantise──► latents ──walk(Writer)──► chunk ──► container ──► bytes
-image ◄─Picture─ pixels ◄────synthesise─────── latents ◄─walk(Reader)─── chunk ◄── container ◄── bytes
+image ──load───► pixels ─analyse, quantise─► latents ─walk(Writer)─► chunk ─► container ─► bytes
+image ◄─Picture─ pixels ◄───synthesise────── latents ◄─walk(Reader)─ chunk ◄─ container ◄─ bytes
 """
 
 from __future__ import annotations

@@ -62,8 +62,13 @@ class Decoding:
 class Walk(Protocol):
     """The entropy-coded half of a codec: integers only, no torch, the same on every machine."""
 
-    model_id: bytes
-    rate_points: int
+    @property
+    def model_id(self) -> bytes:
+        """What a file carries to name the weights that can read it."""
+
+    @property
+    def rate_points(self) -> int:
+        """Rate points a file can name, 1..256."""
 
     def code(
         self, coder: Coder, latents: Latents | None, width: int, height: int, point: int
@@ -85,8 +90,13 @@ class Walk(Protocol):
 class Codec(Protocol):
     """A family with its weights loaded."""
 
-    walk: Walk
-    decoders: Mapping[str, DecoderInfo]
+    @property
+    def walk(self) -> Walk:
+        """The entropy-coded half."""
+
+    @property
+    def decoders(self) -> Mapping[str, DecoderInfo]:
+        """What `--decoder` may name; the first is the default."""
 
     def analyse(self, pixels: Pixels) -> object:
         """Run the analysis transform on pixels [H, W, 3], once an image, for quantise."""

@@ -6,7 +6,6 @@ that `--help`, usage errors and shell completion wait for nothing.
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -34,15 +33,7 @@ COMMANDS = {
 """Name and summary of every command; `cli/NAME.py` has the command as `command`."""
 
 
-class UnknownCommand(click.UsageError):
-    """The first argument is no command."""
-
-    def __init__(self, name: str, hint: str | None, ctx: click.Context) -> None:
-        super().__init__(f"no such command {name!r}", ctx)
-        self.hint = hint
-
-
-class LazyGroup(click.Group):
+class LazyGroup(console.Group):
     """Commands that are listed without being imported."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -57,28 +48,19 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that the first argument names."""
-        name = args[0]
-        if name not in COMMANDS and not ctx.resilient_parsing:
-            raise UnknownCommand(name, _meant(name), ctx)
-        return super().resolve_command(ctx, args)
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
-
-def _meant(name: str) -> str | None:
-    if near := difflib.get_close_matches(name, COMMANDS, 1, cutoff=0.5):
-        return f"did you mean {near[0]}?"
-    if os.path.isfile(name):
-        verb = "decode" if name.endswith(".cdc") else "encode"
-        return f"did you mean {PROGRAM} {verb} {name}?"
-    return None
+    def meant(self, name: str, known: Sequence[str]) -> str | None:
+        """Return a hint at what was meant, be it a file without a command."""
+        if hint := super().meant(name, known):
+            return hint
+        if os.path.isfile(name):
+            verb = "decode" if name.endswith(".cdc") else "encode"
+            return f"did you mean {PROGRAM} {verb} {name}?"
+        return None
 
 
 def _show_versions(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
@@ -183,7 +165,7 @@ def _lower(error: click.UsageError) -> str:
 
 
 def _usage_hint(error: click.UsageError) -> str | None:
-    if isinstance(error, UnknownCommand) and error.hint:
+    if isinstance(error, console.UnknownCommand) and error.hint:
         return error.hint
     if isinstance(error, click.NoSuchOption) and error.possibilities:
         return f"did you mean {' or '.join(sorted(error.possibilities))}?"

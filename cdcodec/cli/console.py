@@ -1,12 +1,13 @@
 """What the commands say, and the options that all of them share.
 
-stdout is data, stderr is talk: results and reports that were asked for go to stdout, and all else to
-stderr. A report (`--json`) makes way to stderr when stdout carries a file.
+stdout is data, stderr is talk: results and reports that were asked for go to stdout, and all else
+to stderr. A report (`--json`) makes way to stderr when stdout carries a file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import math
 import os
@@ -16,7 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -48,41 +49,62 @@ class Number(click.FloatRange):
         return number
 
 
-class Bytes(click.ParamType):
-    """A number of bytes, with a decimal (k, M) or binary (KiB, MiB) unit if you like."""
-
-    name = "bytes"
-    _PATTERN = re.compile(r"(\d+\.?\d*|\.\d+)\s*([km]?)(i?)b?", re.IGNORECASE)
-    _POWERS = {"": 0, "k": 1, "m": 2}
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read the number and its unit."""
-        if isinstance(value, int):
-            return value
-        match = self._PATTERN.fullmatch(value.strip())
-        if not match or (match[3] and not match[2]):
-            self.fail(f"{value!r} is not a size such as 900, 10k, 1.5k or 2KiB", param, ctx)
-        base = 1024 if match[3] else 1000
-        try:
-            size = int(Decimal(match[1]) * base ** self._POWERS[match[2].lower()])
-        except InvalidOperation:
-            self.fail(f"{value!r} is too large", param, ctx)
-        if size < 1:
-            self.fail(f"{value!r} is less than one byte", param, ctx)
-        return size
+_SIZE = re.compile(r"(\d+\.?\d*|\.\d+)\s*(?:([km])(i?))?b?", re.IGNORECASE)
+_POWERS = {None: 0, "k": 1, "m": 2}
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
 
 
-class Device(click.ParamType):
-    """Where the networks run."""
+def byte_count(text: str) -> int:
+    """Read a number of bytes, with a decimal (k, M) or binary (KiB, MiB) unit if need be.
 
-    name = "device"
-    _PATTERN = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
+    Raises:
+        click.BadParameter: It is no such number, or less than one.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise click.BadParameter(f"{text!r} is not a size such as 900, 10k, 1.5k or 2KiB")
+    unit = match[2].lower() if match[2] else None
+    size = int(Decimal(match[1]) * (1024 if match[3] else 1000) ** _POWERS[unit])
+    if not 1 <= size < 1 << 53:
+        raise click.BadParameter(f"{text!r} is too {'large' if size else 'small'}")
+    return size
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check the spelling; whether the device is there, the library knows."""
-        if not self._PATTERN.fullmatch(value):
-            self.fail(f"{value!r} is none of auto, cpu, cuda, cuda:N and mps", param, ctx)
-        return str(value)
+
+def device_name(text: str) -> str:
+    """Check the spelling of a device; whether it is there, the library knows.
+
+    Raises:
+        click.BadParameter: No device is called so.
+    """
+    if not _DEVICE.fullmatch(text):
+        raise click.BadParameter(f"{text!r} is none of auto, cpu, cuda, cuda:N and mps")
+    return text
+
+
+class UnknownCommand(click.UsageError):
+    """What stands where a command should is none."""
+
+    def __init__(self, name: str, hint: str | None, ctx: click.Context) -> None:
+        super().__init__(f"no such command {name!r}", ctx)
+        self.hint = hint
+
+
+class Group(click.Group):
+    """Commands that are named by the nearest one when they are misspelt."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the first argument names."""
+        known = self.list_commands(ctx)
+        if args[0] not in known and not ctx.resilient_parsing:
+            raise UnknownCommand(args[0], self.meant(args[0], known), ctx)
+        return super().resolve_command(ctx, args)
+
+    def meant(self, name: str, known: Sequence[str]) -> str | None:
+        """Return a hint at what was meant by an unknown command."""
+        near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
+        return f"did you mean {near[0]}?" if near else None
 
 
 @dataclass(frozen=True)
@@ -136,8 +158,8 @@ class Talk:
 class Bar:
     """A progress bar on stderr, drawn once the work has taken a second.
 
-    Used as a context and called with (done, total). Before the first call it shows that something is
-    happening. rich is imported when there is something to draw, which short runs never wait for.
+    Used as a context and called with (done, total). Before the first call it shows that something
+    is happening. rich is imported when there is something to draw: short runs never wait for it.
     """
 
     def __init__(self, label: str, *, unit: str, seen: bool) -> None:
@@ -231,7 +253,7 @@ def machine_options(command: _Command) -> _Command:
     )(command)
     return click.option(
         "--device",
-        type=Device(),
+        type=device_name,
         default="auto",
         metavar="auto|cpu|cuda[:N]|mps",
         help="Where the networks run; auto takes the fastest there is.",

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cdcodec.cli import console, files
-from cdcodec.cli.console import PATH, Bytes, Number, Talk
+from cdcodec.cli.console import PATH, Number, Talk, byte_count
 
 
 def _complete_models(
@@ -37,7 +37,7 @@ def _complete_models(
 )
 @click.option(
     "--size",
-    type=Bytes(),
+    type=byte_count,
     metavar="BYTES",
     help="Bytes that the file may take: 900, 10k, 2KiB.",
 )
@@ -45,7 +45,7 @@ def _complete_models(
     "-q",
     "--quality",
     type=Number(0, 100),
-    metavar="0..100",
+    metavar="F",
     help="Quality, where 0 is the smallest file that the model makes.",
 )
 @click.option(

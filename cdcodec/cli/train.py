@@ -50,10 +50,6 @@ def command(
     run_dir = Path("runs", Path(recipe).stem) if output is None else Path(output)
     if run_dir.exists() and not run_dir.is_dir():
         raise InputError(f"{run_dir} is not a folder")
-    if not resume and run_dir.is_dir() and any(run_dir.iterdir()):
-        raise InputError(
-            f"{run_dir} holds a run already", hint="--resume goes on with it, -o names another"
-        )
 
     from cdcodec.training import loop
 

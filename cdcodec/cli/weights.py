@@ -28,7 +28,11 @@ _names = click.argument(
 )
 
 
-@click.group(short_help="List, fetch, verify and convert trained weights.", no_args_is_help=False)
+@click.group(
+    cls=console.Group,
+    short_help="List, fetch, verify and convert trained weights.",
+    no_args_is_help=False,
+)
 def command() -> None:
     """Look after trained weights.
 
@@ -165,7 +169,7 @@ def convert(
 
     with talk.bar("converting"):
         tensors = converter.convert(converter.read_checkpoint(Path(source)))
-        data = save(tensors, metadata={"family": family})
+        data = save(tensors, metadata={"family": family, "preset": "paper"})
     with target.open() as fp:
         fp.write(data)
     parameters = sum(tensor.numel() for tensor in tensors.values())

@@ -1,6 +1,7 @@
-"""From a float convolution to an integer layer and back: 16-bit weights, a scale per output channel.
+"""From a float convolution to an integer layer and back.
 
-Only training uses this; what it makes is stored, and never made again by a reader.
+Weights have 16 bits and a scale per output channel. Only training uses this; what it makes is
+stored, and never made again by a reader.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
 from cdcodec import weights
@@ -22,7 +22,8 @@ class Family:
 
     Attributes:
         number: The id in a file's header; frozen (formats/families.md).
-        module: Has `open_walk(path) -> Walk`, without torch, and `open_codec(path, walk, device) -> Codec`.
+        module: Has `open_walk(path) -> Walk`, which imports no torch, and
+            `open_codec(path, walk, device) -> Codec`.
     """
 
     number: int
@@ -49,6 +50,15 @@ def by_number(number: int) -> str:
     raise UnsupportedError(f"{what} needs a newer cdcodec")
 
 
+def open_walk(family: str, path: Path) -> Walk:
+    """Read the entropy-coded half of a weight file; no torch is imported.
+
+    Raises:
+        WeightsError: If the file isn't a weight set of this family.
+    """
+    return cast("Walk", _module(family).open_walk(path))
+
+
 @lru_cache(maxsize=4)
 def load_walk(model: str, offline: bool = False) -> Walk:
     """Load the entropy-coded half of a weight set; no torch is imported.
@@ -57,8 +67,7 @@ def load_walk(model: str, offline: bool = False) -> Walk:
         WeightsError: If the weights are unknown, missing or damaged.
     """
     weight_set, path = _find(model, offline)
-    open_walk = getattr(import_module(FAMILIES[weight_set.family].module), "open_walk")  # noqa: B009
-    return cast("Callable[[Path], Walk]", open_walk)(path)
+    return open_walk(weight_set.family, path)
 
 
 @lru_cache(maxsize=2)
@@ -70,14 +79,22 @@ def load_codec(model: str, device: str = "auto", offline: bool = False) -> Codec
         InputError: If the device isn't there.
     """
     weight_set, path = _find(model, offline)
-    open_codec = getattr(import_module(FAMILIES[weight_set.family].module), "open_codec")  # noqa: B009
     walk = load_walk(model, offline)
-    return cast("Callable[[Path, Walk, str], Codec]", open_codec)(path, walk, device)
+    return cast("Codec", _module(weight_set.family).open_codec(path, walk, device))
+
+
+def training(family: str) -> ModuleType:
+    """Return the family's training module, see training.loop.Trainable."""
+    return import_module(f"{FAMILIES[family].module}.objectives")
+
+
+def _module(family: str) -> ModuleType:
+    if family not in FAMILIES:
+        raise UnsupportedError(f"family {family} needs a newer cdcodec")
+    return import_module(FAMILIES[family].module)
 
 
 def _find(model: str, offline: bool) -> tuple[weights.WeightSet, Path]:
     weight_set = weights.find(model)
-    if weight_set.family not in FAMILIES:
-        raise UnsupportedError(f"family {weight_set.family} needs a newer cdcodec")
     (path, *_rest) = weights.resolve(model, offline=offline)
     return weight_set, path

@@ -25,7 +25,6 @@ class ResidualBlock(nn.Module):
         self.conv2 = conv(channels, channels)
         self.film = nn.Linear(condition, 2 * channels) if condition else None
         nn.init.normal_(self.conv2.weight, std=0.01)
-        nn.init.zeros_(self.conv2.bias)
         if self.film is not None:
             nn.init.zeros_(self.film.weight)
             nn.init.zeros_(self.film.bias)
@@ -37,7 +36,8 @@ class ResidualBlock(nn.Module):
             assert condition is not None
             scale, shift = self.film(condition)[:, :, None, None].chunk(2, 1)
             h = h * (1 + scale) + shift
-        return x + self.conv2(F.leaky_relu(h, 0.1))
+        refined: Tensor = self.conv2(F.leaky_relu(h, 0.1))
+        return x + refined
 
 
 class Stack(nn.Module):
@@ -60,11 +60,10 @@ class Upsample(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.conv = conv(in_channels, 4 * out_channels, kernel=1)
-        # The four phases start equal: a checkerboard has to be learned, it is not there to begin with.
+        # The four phases start equal: a checkerboard would have to be learned.
         with torch.no_grad():
-            phase = self.conv.weight[::4]
-            self.conv.weight.copy_(phase.repeat_interleave(4, 0))
-            self.conv.bias.copy_(self.conv.bias[::4].repeat_interleave(4))  # type: ignore[union-attr]
+            for parameter in self.conv.parameters():
+                parameter.copy_(parameter[::4].repeat_interleave(4, 0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [B, C_in, H, W] to [B, C_out, 2H, 2W]."""

@@ -31,8 +31,8 @@ def pick(name: str) -> torch.device:
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Tell whether bfloat16 is faster than float32 there."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
         capability = torch.cpu.get_capabilities()
         return bool(capability.get("avx512_bf16") or capability.get("amx_bf16"))
     return False

@@ -26,12 +26,13 @@ class PatchDiscriminator(nn.Module):
         self.head = spectral_norm(nn.Conv2d(widths[-1], 1, 3, padding=1))
 
     def forward(self, candidate: Tensor, base: Tensor) -> Tensor:
-        """Return scores [B, 1, H/8, W/8], high for photographs; both images [B, 3, H, W] in -1..1."""
+        """Return scores [B, 1, H/8, W/8], high for photographs, of images [B, 3, H, W] in -1..1."""
         h = torch.cat([candidate, base], 1)
         for layer in self.layers:
             h = F.leaky_relu(layer(h), 0.2)
         h = F.leaky_relu(self.mix(h), 0.2)
-        return self.head(h)
+        scores: Tensor = self.head(h)
+        return scores
 
 
 def hinge(real: Tensor, fake: Tensor) -> Tensor:

@@ -51,6 +51,8 @@ class Lpips(nn.Module):
         self.stem = nn.Conv2d(3, 64, 3, stride=2)
         self.fires = nn.ModuleDict({str(number): Fire(*size) for number, size in _FIRES.items()})
         self.heads = nn.ParameterList(torch.zeros(1, c, 1, 1) for c in _TAP_CHANNELS)
+        self.mean: Tensor
+        self.spread: Tensor
         self.register_buffer("mean", torch.tensor(_MEAN)[None, :, None, None], persistent=False)
         self.register_buffer("spread", torch.tensor(_SPREAD)[None, :, None, None], persistent=False)
 

@@ -1,64 +1,53 @@
-"""From a trained network to a weight file: float tensors in fp16, integer networks beside them."""
+"""Entering trained weights into the package: the last step of training.
+
+Run as `python -m cdcodec.training.export RUN/cdc-nano.safetensors "5,000 steps on ..."`: copies the
+file to cdcodec/bundled and writes its hash, model id and story into weights.toml.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-from safetensors.numpy import save
-
-from cdcodec import weights
-from cdcodec.families.cdc.export import walk_of
-from cdcodec.families.cdc.network import CdcNetwork
+from cdcodec import families, weights
 
 
-def half_precision(network: CdcNetwork) -> dict[str, np.ndarray]:
-    """Return the network's tensors as float16, without h_s, which is stored as integers.
+def bundle(path: Path, source: str, measured: Mapping[str, float] = {}) -> weights.WeightSet:  # noqa: B006
+    """Make a weight file the bundled one of its name.
+
+    Args:
+        path: NAME.safetensors, where NAME is a set of the registry.
+        source: Who made it, from what.
+        measured: Figures; without any, those of the registry stay.
 
     Raises:
-        OverflowError: If a weight is beyond float16's range; training has diverged.
+        WeightsError: If the file isn't a weight set of that family.
     """
-    tensors = {name: t.detach().cpu().numpy() for name, t in network.state_dict().items()}
-    tensors = {name: t for name, t in tensors.items() if not name.startswith("h_s.")}
-    for name, tensor in tensors.items():
-        if not np.abs(tensor).max() < np.finfo(np.float16).max:
-            raise OverflowError(f"{name} is beyond float16: training has diverged")
-    return {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
-
-
-def export(network: CdcNetwork, path: Path) -> bytes:
-    """Write a weight file, whole or not at all, and return its model id.
-
-    Exporting what was exported gives the same file.
-    """
-    walk = walk_of(network)
-    tensors = half_precision(network)
-    data = save(
-        {**tensors, **walk.arrays()},
-        metadata={
-            "family": "cdc",
-            "config": json.dumps(dataclasses.asdict(network.config), sort_keys=True),
-        },
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, path)
-    return walk.model_id
-
-
-def register(name: str, path: Path, model_id: bytes, measured: dict[str, float]) -> None:
-    """Enter a bundled weight file into the registry; licence and source stay as they are."""
+    entry = weights.find(path.stem)
+    model_id = families.open_walk(entry.family, path).model_id
     data = path.read_bytes()
-    entry = weights.find(name)
     file = weights.WeightFile(
         path.name, hashlib.sha256(data).hexdigest(), len(data), weights.BUNDLED
     )
+    target = Path(weights.__file__).parent / "bundled" / path.name
+    if target.resolve() != path.resolve():
+        part = target.with_name(target.name + ".part")
+        part.write_bytes(data)
+        os.replace(part, target)
     updated = dataclasses.replace(
-        entry, model_id=model_id.hex(), files=(file,), measured=measured or entry.measured
+        entry,
+        source=source,
+        model_id=model_id.hex(),
+        files=(file,),
+        measured=dict(measured) or entry.measured,
     )
     weights.register(weights.registry_path(), updated)
+    return updated
+
+
+if __name__ == "__main__":
+    bundle(Path(sys.argv[1]), sys.argv[2])

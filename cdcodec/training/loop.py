@@ -5,21 +5,17 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from cdcodec import weights
+from cdcodec import families, weights
 from cdcodec.errors import InputError
-from cdcodec.families.cdc.codec import load_network
-from cdcodec.families.cdc.config import PRESETS
-from cdcodec.families.cdc.network import CdcNetwork, build
-from cdcodec.families.cdc.objectives import OBJECTIVES
 from cdcodec.nn.device import pick
-from cdcodec.training import checkpoint, config, data, export
+from cdcodec.training import checkpoint, config, data
 
 CHECKPOINT_SECONDS = 300
 REPORT_STEPS = 50
@@ -40,6 +36,25 @@ class Objective(Protocol):
         self, batches: Callable[[], Tensor], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:
         """Return the next loss, and figures to report."""
+
+
+class Trainable(Protocol):
+    """What a family's `objectives` module has.
+
+    Attributes:
+        OBJECTIVES: Objectives by the names that recipes use, each with its configuration.
+    """
+
+    OBJECTIVES: Mapping[str, tuple[Callable[..., Objective], type]]
+
+    def initial(self, preset: str, seed: int) -> nn.Module:
+        """Return random networks."""
+
+    def read(self, path: Path) -> nn.Module:
+        """Return the networks of a weight file."""
+
+    def write(self, network: nn.Module, path: Path) -> None:
+        """Write a weight file."""
 
 
 def train(
@@ -72,8 +87,11 @@ def train(
     if not resume and (run_dir / checkpoint.NAME).exists():
         raise InputError(f"{run_dir} holds a run already", hint="--resume goes on with it")
     where = pick(device)
-    network = initial(recipe, recipe_path.parent).to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    objective = make_objective(recipe, network, recipe_path.parent)
+    family = cast(Trainable, families.training(weights.find(recipe.model).family))
+    network = initial(family, recipe, recipe_path.parent).to(
+        where, memory_format=torch.channels_last
+    )  # type: ignore[call-overload]
+    objective = make_objective(family, recipe, network, recipe_path.parent)
     average = copy.deepcopy(network).requires_grad_(False)
     trained = objective.parameters()
     optimizer = torch.optim.Adam(trained, lr=recipe.learning_rate, betas=(0.9, 0.99))
@@ -124,11 +142,11 @@ def train(
             saved = time.monotonic()
     checkpoint.store(run_dir, progress, kept, optimizer, trained)
     path = run_dir / f"{recipe.model}.safetensors"
-    export.export(average.cpu(), path)
+    family.write(average.cpu(), path)
     return path
 
 
-def initial(recipe: config.Recipe, folder: Path) -> CdcNetwork:
+def initial(family: Trainable, recipe: config.Recipe, folder: Path) -> nn.Module:
     """Return the network that a recipe starts from.
 
     Raises:
@@ -136,25 +154,25 @@ def initial(recipe: config.Recipe, folder: Path) -> CdcNetwork:
         WeightsError: If the weights to go on from can't be had.
     """
     if recipe.init == "random":
-        if recipe.preset not in PRESETS:
-            raise InputError(f"unknown preset {recipe.preset}, not one of {', '.join(PRESETS)}")
-        return build(PRESETS[recipe.preset], recipe.seed)
+        return family.initial(recipe.preset, recipe.seed)
     if recipe.init == "bundled":
         (path, *_rest) = weights.resolve(recipe.model)
-        return load_network(path)
-    return load_network(folder / recipe.init)
+        return family.read(path)
+    return family.read(folder / recipe.init)
 
 
-def make_objective(recipe: config.Recipe, network: CdcNetwork, folder: Path) -> Objective:
+def make_objective(
+    family: Trainable, recipe: config.Recipe, network: nn.Module, folder: Path
+) -> Objective:
     """Return a recipe's objective.
 
     Raises:
         InputError: If it, or one of its options, is unknown.
     """
-    if recipe.objective not in OBJECTIVES:
-        known = ", ".join(OBJECTIVES)
+    if recipe.objective not in family.OBJECTIVES:
+        known = ", ".join(family.OBJECTIVES)
         raise InputError(f"unknown objective {recipe.objective}, not one of {known}")
-    kind, options = OBJECTIVES[recipe.objective]
+    kind, options = family.OBJECTIVES[recipe.objective]
     table = dict(recipe.objective_options)
     if "lpips" in table:
         table["lpips"] = str(folder / table["lpips"])

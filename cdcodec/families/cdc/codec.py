@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 
 from cdcodec import image
@@ -15,11 +14,9 @@ from cdcodec.codec import DecoderInfo, Decoding, Latents, Pixels, Progress
 from cdcodec.diffusion import noise, samplers, schedules, tiling
 from cdcodec.diffusion.prediction import Denoiser, from_x0
 from cdcodec.entropy.tables import MAX_MAGNITUDE
-from cdcodec.errors import WeightsError
-from cdcodec.families.cdc.config import CdcConfig
-from cdcodec.families.cdc.export import float_h_s
+from cdcodec.families.cdc.export import read
 from cdcodec.families.cdc.network import CdcNetwork
-from cdcodec.families.cdc.walk import EXACT_PREFIX, MEAN_ONE, Y_STRIDE, CdcWalk, read_config
+from cdcodec.families.cdc.walk import MEAN_ONE, Y_STRIDE, CdcWalk
 from cdcodec.nn.device import autocast, pick
 
 ANALYSIS_TILE = 1024
@@ -41,7 +38,7 @@ class CdcCodec:
     decoders = DECODERS
 
     def __init__(self, network: CdcNetwork, walk: CdcWalk, device: torch.device) -> None:
-        self.network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.network: CdcNetwork = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.walk = walk
         self.device = device
         self.schedule = schedules.cosine(network.config.train_steps)
@@ -54,7 +51,7 @@ class CdcCodec:
             WeightsError: If names or shapes aren't those of its configuration.
             InputError: If the device isn't there.
         """
-        return cls(load_network(path), walk, pick(device))
+        return cls(read(path), walk, pick(device))
 
     @torch.inference_mode()
     def analyse(self, pixels: Pixels) -> Tensor:
@@ -160,8 +157,14 @@ class CdcCodec:
             start = decoding.stochasticity * draw(0)
             if decoding.decoder == "ddpm":
                 gamma = decoding.stochasticity
-                fresh = lambda number: gamma * draw(number)  # noqa: E731
-                return samplers.ddpm(denoise, start, indices, self.schedule.alpha_bar, fresh, step)
+                return samplers.ddpm(
+                    denoise,
+                    start,
+                    indices,
+                    self.schedule.alpha_bar,
+                    lambda number: gamma * draw(number),
+                    step,
+                )
             return samplers.ddim(denoise, start, indices, self.schedule.alpha_bar, step)
 
     def denoiser(self, y_hat: Tensor, u: Tensor) -> Denoiser:
@@ -172,7 +175,8 @@ class CdcCodec:
         def network(x_t: Tensor, n: int) -> Tensor:
             level = torch.full_like(u, n / self.network.config.train_steps)
             signal = torch.full_like(u, float(alpha_bar[n]) ** 0.5)
-            return self.network.predict(x_t, level, signal, pyramid, u).float()
+            x_0 = self.network.predict(x_t, level, signal, pyramid, u)
+            return x_0.float()
 
         return from_x0(network, limit=1.0)
 
@@ -183,27 +187,3 @@ class CdcCodec:
         x = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
         x = x.permute(2, 0, 1)[None].float() / 127.5 - 1
         return x.contiguous(memory_format=torch.channels_last)
-
-
-def load_network(path: Path) -> CdcNetwork:
-    """Read the float half of a weight file, to decode with or to train on.
-
-    Raises:
-        WeightsError: If names or shapes aren't those of its configuration.
-    """
-    config = CdcConfig(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in read_config(path).items()}
-    )
-    with torch.device("meta"):  # no time for random numbers that are overwritten at once
-        network = CdcNetwork(config)
-    tensors = {
-        name: tensor.float()
-        for name, tensor in load_file(path).items()
-        if not name.startswith(EXACT_PREFIX)
-    }
-    tensors |= float_h_s(CdcWalk.load(path))
-    try:
-        network.load_state_dict(tensors, strict=True, assign=True)
-    except RuntimeError as error:
-        raise WeightsError(f"weights {path.name} do not fit their configuration") from error
-    return network

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass
+from typing import Any
+
+from cdcodec.errors import WeightsError
 
 
 @dataclass(frozen=True)
@@ -53,3 +58,31 @@ TINY = CdcConfig(
     points=16,
 )
 PRESETS = {"nano": NANO, "tiny": TINY}
+
+METADATA_KEY = "cdcodec"
+"""The only key of a weight file's metadata: safetensors writes several in random order."""
+
+
+def describe(config: CdcConfig) -> str:
+    """Return a weight file's metadata."""
+    return json.dumps({"family": "cdc", "config": dataclasses.asdict(config)}, sort_keys=True)
+
+
+def parse(metadata: str) -> CdcConfig:
+    """Undo describe.
+
+    Raises:
+        WeightsError: If the metadata isn't a small CDC preset's.
+    """
+    try:
+        table = json.loads(metadata)
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in table["config"].items()
+        }
+        config = CdcConfig(**values)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError("weight file has no configuration of a small CDC preset") from error
+    if table.get("family") != "cdc":
+        raise WeightsError(f"weight file is of family {table.get('family')}, not cdc")
+    return config

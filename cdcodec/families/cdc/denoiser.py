@@ -29,7 +29,8 @@ class Embedding(nn.Module):
         """Map u [B] to [B, D]; four octaves of sine and cosine let it tell near values apart."""
         phase = u[:, None] * torch.pi * 2.0 ** torch.arange(4, device=u.device)
         features = torch.cat([u[:, None], phase.sin(), phase.cos()], 1)
-        return self.layers(features)
+        condition: Tensor = self.layers(features)
+        return condition
 
 
 class Denoiser(nn.Module):

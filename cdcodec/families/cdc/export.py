@@ -1,20 +1,30 @@
-"""From the trained float network to the integer walk that decides bits, and back."""
+"""From the trained float network to a weight file, and back.
+
+The file holds the networks in float16, but for h_s, which it holds as the integer network that
+decides bits, beside the tables.
+"""
 
 from __future__ import annotations
 
 import copy
+import os
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 from torch import nn
 
-from cdcodec.entropy.exact import ExactNet
+from cdcodec.entropy.exact import ExactLayer, ExactNet
 from cdcodec.entropy.quantise import dequantise, quantise
 from cdcodec.entropy.tables import MAX_MAGNITUDE, gaussian_tables
+from cdcodec.errors import WeightsError
+from cdcodec.families.cdc.config import METADATA_KEY, describe, parse
 from cdcodec.families.cdc.network import CdcNetwork
 from cdcodec.families.cdc.transforms import HyperSynthesis
-from cdcodec.families.cdc.walk import MEAN_ONE, CdcWalk
+from cdcodec.families.cdc.walk import EXACT_PREFIX, MEAN_ONE, CdcWalk
 
 Z_LIMIT = 255
 """h_s clips z to this; trained networks stay far within it."""
@@ -22,6 +32,56 @@ Z_LIMIT = 255
 ACTIVATION_UNIT = 1 / 1024
 ACTIVATION_LIMIT = 2**20 - 1
 """Activations of h_s run to 1024 in steps of 1/1024: no calibration is needed."""
+
+
+def write(network: CdcNetwork, path: Path) -> None:
+    """Write a weight file, whole or not at all. Writing what was read gives the same file.
+
+    Raises:
+        OverflowError: If a weight is beyond float16's range: training has diverged.
+        WeightsError: If h_s has weights too large to be exact.
+    """
+    walk = walk_of(network)
+    tensors = {
+        name: tensor.detach().cpu().numpy()
+        for name, tensor in network.state_dict().items()
+        if not name.startswith("h_s.")
+    }
+    for name, tensor in tensors.items():
+        if not np.abs(tensor).max() < np.finfo(np.float16).max:
+            raise OverflowError(f"{name} is beyond float16: training has diverged")
+    halves = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
+    metadata = {METADATA_KEY: describe(network.config)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(save({**halves, **walk.arrays()}, metadata))
+    os.replace(part, path)
+
+
+def read(path: Path) -> CdcNetwork:
+    """Read a weight file, to decode with or to train on.
+
+    Raises:
+        WeightsError: If names or shapes aren't those of its configuration.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = (file.metadata() or {}).get(METADATA_KEY, "")
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"cannot read weights {path.name}: {error}") from error
+    config = parse(metadata)
+    with torch.device("meta"):  # no time for random numbers that are overwritten at once
+        network = CdcNetwork(config)
+    tensors = {
+        name: tensor.float() for name, tensor in stored.items() if not name.startswith(EXACT_PREFIX)
+    }
+    tensors |= float_h_s(CdcWalk.load(path))
+    try:
+        network.load_state_dict(tensors, strict=True, assign=True)
+    except RuntimeError as error:
+        raise WeightsError(f"weights {path.name} do not fit their configuration") from error
+    return network
 
 
 def walk_of(network: CdcNetwork) -> CdcWalk:
@@ -40,33 +100,27 @@ def walk_of(network: CdcNetwork) -> CdcWalk:
 
     latent = network.config.y_channels
     mean_limit = MAX_MAGNITUDE * MEAN_ONE
-    bounds = [
-        (0, ACTIVATION_LIMIT),
-        (0, ACTIVATION_LIMIT),
-        (
-            np.repeat([-mean_limit, 0], latent),
-            np.repeat([mean_limit, len(tables) - 1], latent),
-        ),
-    ]
-    layers = []
+    hidden = np.array(0), np.array(ACTIVATION_LIMIT)
+    last = np.repeat([-mean_limit, 0], latent), np.repeat([mean_limit, len(tables) - 1], latent)
+    bounds = (hidden, hidden, last)
+    layers: list[ExactLayer] = []
     for conv, units, (low, high) in zip(
         _convolutions(network.h_s), _units(latent), bounds, strict=True
     ):
         assert conv.bias is not None
-        first, last = not layers, len(layers) == len(bounds) - 1
         layers.append(
             quantise(
                 conv.weight.detach().double().numpy(),
                 conv.bias.detach().double().numpy(),
-                input_limit=Z_LIMIT if first else ACTIVATION_LIMIT,
+                input_limit=ACTIVATION_LIMIT if layers else Z_LIMIT,
                 unit_in=units[0],
                 unit_out=np.broadcast_to(units[1], conv.out_channels),
                 low=np.broadcast_to(low, conv.out_channels).astype(np.int32),
                 high=np.broadcast_to(high, conv.out_channels).astype(np.int32),
-                upsample=1 if last else 2,
+                upsample=2 if len(layers) < 2 else 1,
             )
         )
-    return CdcWalk.build(tables, z_table, ExactNet(layers, Z_LIMIT))
+    return CdcWalk.build(tables, z_table, ExactNet(tuple(layers), Z_LIMIT))
 
 
 def float_h_s(walk: CdcWalk) -> dict[str, torch.Tensor]:

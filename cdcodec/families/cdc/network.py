@@ -34,13 +34,15 @@ class CdcNetwork(nn.Module):
 
     def pyramid(self, y_hat: Tensor, u: Tensor) -> Pyramid:
         """Decode y_hat [B, M, h, w] at rate positions u [B] in 0..1 into the context maps."""
-        return self.context(y_hat, self.rate(u))  # type: ignore[no-any-return]
+        pyramid: Pyramid = self.context(y_hat, self.rate(u))
+        return pyramid
 
     def predict(
         self, x_t: Tensor, noise_level: Tensor, signal: Tensor, pyramid: Pyramid, u: Tensor
     ) -> Tensor:
         """Predict x_0 [B, 3, H, W] from x_t; see Denoiser."""
-        return self.denoiser(x_t, noise_level, signal, pyramid, self.rate(u))  # type: ignore[no-any-return]
+        x_0: Tensor = self.denoiser(x_t, noise_level, signal, pyramid, self.rate(u))
+        return x_0
 
     def entropy_parameters(self) -> list[nn.Parameter]:
         """Parameters that decide bits: everything but the context pyramid and the denoiser."""

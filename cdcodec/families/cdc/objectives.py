@@ -25,6 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cdcodec.diffusion import schedules
+from cdcodec.errors import InputError
+from cdcodec.families.cdc.config import PRESETS
+from cdcodec.families.cdc.export import read, write
 from cdcodec.families.cdc.loss import (
     balance,
     code,
@@ -33,10 +36,12 @@ from cdcodec.families.cdc.loss import (
     freeze_bits,
     lagrangian,
 )
-from cdcodec.families.cdc.network import CdcNetwork
+from cdcodec.families.cdc.network import CdcNetwork, build
 from cdcodec.nn.device import autocast
 from cdcodec.nn.discriminator import PatchDiscriminator, hinge
 from cdcodec.nn.perceptual import Lpips
+
+__all__ = ["OBJECTIVES", "initial", "read", "write"]
 
 Batches = Callable[[], Tensor]
 """Gives the next batch of crops [B, 3, H, W] in -1..1."""
@@ -256,6 +261,17 @@ def psnr(x_0: Tensor, x: Tensor) -> float:
     """Mean PSNR of a batch in dB, both in -1..1."""
     error = F.mse_loss(x_0.clamp(-1, 1), x, reduction="none").mean((1, 2, 3))
     return float((10 * torch.log10(4 / error.clamp_min(1e-9))).mean())
+
+
+def initial(preset: str, seed: int) -> CdcNetwork:
+    """Return random networks of a preset.
+
+    Raises:
+        InputError: If there is no such preset.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"unknown preset {preset}, not one of {', '.join(PRESETS)}")
+    return build(PRESETS[preset], seed)
 
 
 OBJECTIVES: dict[str, tuple[type, type]] = {

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from cdcodec.families.cdc.config import CdcConfig
 from cdcodec.nn.blocks import Stack, Upsample, conv
 
-Z_INDEX_UNIT = 16.0
+Z_INDEX_UNIT = 64.0
 """Table indices of z are trained in this unit, so that one learning rate suits all parameters."""
 
 
@@ -38,7 +38,8 @@ class Analysis(nn.Module):
         h = self.stack4(self.stem(F.pixel_unshuffle(x, 4)))
         h = self.stack8(self.down8(h))
         h = self.stack16(self.down16(h))
-        return self.head(h)
+        y: Tensor = self.head(h)
+        return y
 
 
 class HyperAnalysis(nn.Module):
@@ -56,7 +57,8 @@ class HyperAnalysis(nn.Module):
         height, width = y.shape[-2:]
         y = F.pad(y, (0, -width % 4, 0, -height % 4), mode="replicate")
         h = F.leaky_relu(self.conv1(y), 0.1)
-        return self.conv3(F.leaky_relu(self.conv2(h), 0.1))
+        z: Tensor = self.conv3(F.leaky_relu(self.conv2(h), 0.1))
+        return z
 
 
 class HyperSynthesis(nn.Module):
@@ -73,7 +75,8 @@ class HyperSynthesis(nn.Module):
         self.conv2 = conv(width, 4 * width)
         self.conv3 = conv(width, 2 * config.y_channels)
         with torch.no_grad():
-            self.conv3.bias[config.y_channels :] = 16.0  # type: ignore[index]
+            assert self.conv3.bias is not None
+            self.conv3.bias[config.y_channels :] = 16.0
 
     def forward(self, z: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Map z [B, N, h, w] to (mean, index), both [B, M, height, width].
@@ -122,7 +125,7 @@ class Gains(nn.Module):
         # Squared error falls with the square of the step, so the best gain grows as sqrt(lambda).
         log_gain = 0.5 * torch.log(torch.tensor(high / low)) * (ladder - 0.5)
         self.log_gain = nn.Parameter(log_gain.repeat(1, config.y_channels))
-        self.z_scale = nn.Parameter(torch.ones(config.anchors, config.z_channels))
+        self.z_scale = nn.Parameter(torch.full((config.anchors, config.z_channels), 0.25))
 
     def forward(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return (gain [B, M, 1, 1], z_index [B, N, 1, 1]) at rate positions u [B] in 0..1."""

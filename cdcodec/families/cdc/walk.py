@@ -6,7 +6,6 @@ formats/families.md describes this walk for other implementations. Nothing here 
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ EXACT_PREFIX = "exact."
 MEAN_ONE = 64
 """Means and y are held in fixed point, in units of 1/64."""
 
+MAX_POINTS = 256
 Y_STRIDE = 16
 Z_STRIDE = 64
 
@@ -59,7 +59,15 @@ class CdcWalk:
 
     @classmethod
     def build(cls, tables: Tables, z_index: NDArray[np.uint8], h_s: ExactNet) -> CdcWalk:
-        """Put the parts together and compute the model id."""
+        """Put the parts together and compute the model id.
+
+        Raises:
+            WeightsError: If z_index doesn't fit tables and network.
+        """
+        if z_index.dtype != np.uint8 or z_index.ndim != 2 or not 1 <= len(z_index) <= MAX_POINTS:
+            raise WeightsError("z_index is not a byte table [points, channels]")
+        if z_index.shape[1] != h_s.layers[0].channels_in or z_index.max() >= len(tables):
+            raise WeightsError("z_index doesn't fit the tables and the integer network")
         digest = hashlib.sha256(tables.digest())
         digest.update(np.array(z_index.shape, dtype="<u4").tobytes() + z_index.tobytes())
         digest.update(h_s.digest())
@@ -132,19 +140,3 @@ class CdcWalk:
         steps = coder.symbols("y", steps, y_index, self.tables)
         y_hat: IntArray = steps * MEAN_ONE + mean
         return {"z": z, "y": y_hat}
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Return the configuration that a weight file carries in its metadata.
-
-    Raises:
-        WeightsError: If there is none.
-    """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-        config = json.loads(metadata["config"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise WeightsError(f"weights {path.name} carry no configuration") from error
-    assert isinstance(config, dict)
-    return config
