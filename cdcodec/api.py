@@ -6,6 +6,7 @@ image ◄─Picture─ pixels ◄───synthesise────── latents �
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -146,7 +147,8 @@ def encode(
         model: A weight set of the registry.
         steps: Denoising steps that the file asks its decoder for, 0..250; None is the model's.
         metadata: "none" (colours converted to sRGB), "icc", or "all" (ICC, EXIF and XMP).
-        device: Where the networks run; bits come out the same everywhere.
+        device: Where the networks run. Files may differ in a few bits between devices, but what is
+            in one is read exactly on all of them.
         max_pixels: Larger images are refused.
         offline: Never fetch weights.
 
@@ -156,6 +158,11 @@ def encode(
     """
     if sum(target is not None for target in (bpp, size, quality)) > 1:
         raise InputError("bpp, size and quality exclude one another")
+    for target in (bpp, size):
+        if target is not None and not 0 <= target < math.inf:
+            raise InputError(f"a target must be a number from 0 upwards, not {target}")
+    if quality is not None and not 0 <= quality <= 100:
+        raise InputError(f"quality runs from 0 to 100, not {quality}")
     if metadata not in METADATA:
         raise InputError(f"metadata must be one of {', '.join(METADATA)}, not {metadata}")
     if steps is not None and not 0 <= steps <= box.MAX_STEPS:
@@ -174,7 +181,11 @@ def encode(
     watch.lap("analyse")
 
     family = weights.find(model).family
-    decoder = next(iter(codec.decoders.values()))
+    name, decoder = next(iter(codec.decoders.items()))
+    if steps is not None and not decoder.min_steps <= steps <= decoder.max_steps:
+        raise InputError(
+            f"{name} takes {decoder.min_steps} to {decoder.max_steps} steps, not {steps}"
+        )
     header = Header(
         family=families.FAMILIES[family].number,
         model_id=codec.walk.model_id,
@@ -204,7 +215,7 @@ def encode(
     notes = list(picture.notes)
     points = codec.walk.rate_points
     if quality is not None:
-        point = round(min(max(quality, 0.0), 100.0) / 100 * (points - 1))
+        point = round(quality / 100 * (points - 1))
         data, writer = write(point)
         target_bpp = None
     else:
@@ -256,8 +267,7 @@ def decode(
     header = file.header
     family = families.by_number(header.family)
     watch.lap("read")
-    model = weights.by_model_id(header.model_id).name
-    walk = families.load_walk(model, offline)
+    model, walk = _open_walk(file, family, offline)
     latents, _reader = _read_latents(file, walk)
     alpha = file.chunk(ChunkType.ALPHA)
     picture = image.Picture(
@@ -323,7 +333,7 @@ def info(
     )
     if not verify:
         return described
-    walk = families.load_walk(weights.by_model_id(header.model_id).name, offline)
+    _model, walk = _open_walk(file, described.family, offline)
     _latents, reader = _read_latents(file, walk)
     return replace(described, symbols_sha256=reader.digest(), bits=dict(reader.bits))
 
@@ -372,6 +382,21 @@ def _fit(
     return point, data, writer
 
 
+def _open_walk(file: Container, family: str, offline: bool) -> tuple[str, Walk]:
+    """Return name and entropy-coded half of the weight set that a file names."""
+    weight_set = weights.by_model_id(file.header.model_id)
+    if weight_set.family != family:
+        raise BitstreamError(f"file is of family {family}, but its weights are {weight_set.name}")
+    needed = families.FAMILIES[family].chunks
+    for kind in (ChunkType.CLUT, ChunkType.SYNTAX):
+        name = kind.name.lower()
+        if kind in needed and file.chunk(kind) is None:
+            raise BitstreamError(f"file has no {name} chunk, which {family} needs")
+        if kind not in needed and file.chunk(kind) is not None:
+            raise BitstreamError(f"file has a {name} chunk, which {family} has no use for")
+    return weight_set.name, families.load_walk(weight_set.name, offline)
+
+
 def _read_latents(file: Container, walk: Walk) -> tuple[Latents, Reader]:
     header = file.header
     payload = file.chunk(ChunkType.LATENTS)
@@ -393,7 +418,9 @@ def _resolve(
     if name not in decoders:
         raise InputError(f"unknown decoder {name}", hint=f"this file has: {', '.join(decoders)}")
     info = decoders[name]
-    steps = default_steps if decoding.steps is None else decoding.steps
+    steps = decoding.steps
+    if steps is None:  # a file only advises, and the decoder may be one that it doesn't know
+        steps = min(max(default_steps, info.min_steps), info.max_steps)
     if not info.min_steps <= steps <= info.max_steps:
         raise InputError(f"{name} takes {info.min_steps} to {info.max_steps} steps, not {steps}")
     gamma = info.stochasticity if decoding.stochasticity is None else decoding.stochasticity

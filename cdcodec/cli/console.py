@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress, ProgressColumn, TaskID
 
 PATH = click.Path()
 """A file name for the shell to complete; what is there is checked by `files`."""
@@ -149,8 +149,13 @@ class Talk:
         if self.json:
             click.echo(json.dumps(values, indent=2), err=stdout_taken)
 
-    def bar(self, label: str, *, unit: str = "steps") -> Bar:
-        """Return a progress bar, which stays away where nobody would see it."""
+    def bar(self, label: str, *, unit: str | None = None) -> Bar:
+        """Return a progress bar, which stays away where nobody would see it.
+
+        Args:
+            label: What is being done.
+            unit: What it counts, "steps" or "bytes"; None if it is never called.
+        """
         seen = not self.quiet and not self.json and sys.stderr.isatty()
         return Bar(label, unit=unit, seen=seen)
 
@@ -162,7 +167,7 @@ class Bar:
     is happening. rich is imported when there is something to draw: short runs never wait for it.
     """
 
-    def __init__(self, label: str, *, unit: str, seen: bool) -> None:
+    def __init__(self, label: str, *, unit: str | None, seen: bool) -> None:
         self._label = label
         self._unit = unit
         self._lock = threading.Lock()
@@ -205,14 +210,15 @@ class Bar:
         from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn
         from rich.progress import Progress as RichProgress
 
-        count = DownloadColumn() if self._unit == "bytes" else MofNCompleteColumn()
+        counts: dict[str | None, list[ProgressColumn]]
+        counts = {"bytes": [DownloadColumn()], "steps": [MofNCompleteColumn()], None: []}
         with self._lock:
             if self._closed:
                 return
             bar = RichProgress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
-                count,
+                *counts[self._unit],
                 console=Console(stderr=True),
                 transient=True,
             )

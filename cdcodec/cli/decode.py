@@ -135,7 +135,7 @@ def command(
     }
     chosen: dict[str, Any] = {name: v for name, v in choices.items() if v is not None}
     limits: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max_pixels}
-    with talk.bar("decoding") as bar:
+    with talk.bar("decoding", unit="steps") as bar:
         decoded = api.decode(opened, Decoding(device=device, **chosen), progress=bar, **limits)
     picture = decoded.picture
     start = time.perf_counter()
@@ -143,11 +143,12 @@ def command(
         image.save(picture, fp, format)
     seconds = {**decoded.seconds, "write": time.perf_counter() - start}
 
+    steps_taken = f"{decoded.steps} step{'' if decoded.steps == 1 else 's'}"
     for note in picture.notes:
         talk.note(note)
     talk.say(
         f"{target.name}: {picture.width}x{picture.height}, {decoded.model} with "
-        f"{decoded.decoder}, {decoded.steps} steps, seed {decoded.seed}"
+        f"{decoded.decoder}, {steps_taken}, seed {decoded.seed}"
     )
     talk.seconds(seconds)
     talk.report(

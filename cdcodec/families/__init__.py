@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
 from cdcodec import weights
+from cdcodec.bitstream.container import ChunkType
 from cdcodec.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -24,10 +25,12 @@ class Family:
         number: The id in a file's header; frozen (formats/families.md).
         module: Has `open_walk(path) -> Walk`, which imports no torch, and
             `open_codec(path, walk, device) -> Codec`.
+        chunks: Types of the chunks of side information that its files have, and no others.
     """
 
     number: int
     module: str
+    chunks: frozenset[ChunkType] = frozenset()
 
 
 FAMILIES = {

@@ -181,7 +181,7 @@ class CdcCodec:
         return from_x0(network, limit=1.0)
 
     def _position(self, point: int) -> Tensor:
-        return torch.tensor([point / (self.walk.rate_points - 1)], device=self.device)
+        return torch.tensor([point / max(1, self.walk.rate_points - 1)], device=self.device)
 
     def _to_tensor(self, pixels: Pixels) -> Tensor:
         x = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)

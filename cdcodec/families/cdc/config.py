@@ -36,11 +36,11 @@ class CdcConfig:
     z_channels: int = 64
     hyper_width: int = 64
     unet_widths: tuple[int, int, int] = (64, 96, 128)
-    unet_depths: tuple[int, int, int] = (3, 2, 2)
+    unet_depths: tuple[int, int, int] = (4, 2, 2)
     condition: int = 64
     anchors: int = 8
     points: int = 256
-    lambda_range: tuple[float, float] = (7e-5, 1.2e-2)
+    lambda_range: tuple[float, float] = (2.5e-5, 8e-3)
     train_steps: int = 8193
 
 
@@ -56,6 +56,7 @@ TINY = CdcConfig(
     condition=8,
     anchors=3,
     points=16,
+    lambda_range=(7e-5, 1.2e-2),
 )
 PRESETS = {"nano": NANO, "tiny": TINY}
 

@@ -44,7 +44,7 @@ class Denoiser(nn.Module):
         up = [depth - half for depth, half in zip(config.unet_depths, down, strict=True)]
         d = config.condition
         self.time = Embedding(d)
-        self.stem4 = conv(48 + a, p)
+        self.stem4 = conv(48 + 48 + a, p)
         self.down4 = Stack(p, down[0], d)
         self.shrink8 = conv(p, q, stride=2)
         self.stem8 = conv(q + b, q)
@@ -65,7 +65,7 @@ class Denoiser(nn.Module):
         x_t: Tensor,
         noise_level: Tensor,
         signal: Tensor,
-        context: tuple[Tensor, Tensor, Tensor],
+        context: tuple[Tensor, Tensor, Tensor, Tensor],
         rate: Tensor,
     ) -> Tensor:
         """Predict x_0 [B, 3, H, W] in -1..1 (not clamped).
@@ -74,16 +74,17 @@ class Denoiser(nn.Module):
             x_t: [B, 3, H, W], H and W multiples of 16.
             noise_level: n/N [B] in 0..1.
             signal: sqrt(alpha_bar_n) [B].
-            context: Maps at 1/4, 1/8 and 1/16.
+            context: Linear estimate of x_0, maps at 1/4, 1/8 and 1/16.
             rate: Embedded rate point [B, D].
         """
-        at4, at8, at16 = context
+        linear, at4, at8, at16 = context
         condition = self.time(noise_level) + rate
         x = F.pixel_unshuffle(x_t * signal[:, None, None, None], 4)
-        h4 = self.down4(self.stem4(torch.cat([x.to(at4.dtype), at4], 1)), condition)
+        start = torch.cat([x.to(at4.dtype), F.pixel_unshuffle(linear, 4).to(at4.dtype), at4], 1)
+        h4 = self.down4(self.stem4(start), condition)
         h8 = self.down8(self.stem8(torch.cat([self.shrink8(h4), at8], 1)), condition)
         h16 = self.stem16(torch.cat([self.shrink16(h8), at16], 1))
         h16 = self.middle(h16, condition)
         h = self.up8(self.join8(torch.cat([self.grow8(h16), h8], 1)), condition)
         h = self.up4(self.join4(torch.cat([self.grow4(h), h4], 1)), condition)
-        return F.pixel_shuffle(self.head(h), 4)
+        return linear + F.pixel_shuffle(self.head(h), 4)

@@ -15,7 +15,7 @@ from cdcodec.families.cdc.transforms import (
     HyperSynthesis,
 )
 
-Pyramid = tuple[Tensor, Tensor, Tensor]
+Pyramid = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class CdcNetwork(nn.Module):

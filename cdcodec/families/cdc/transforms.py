@@ -20,7 +20,11 @@ Z_INDEX_UNIT = 64.0
 
 
 class Analysis(nn.Module):
-    """g_a: image to y, at 1/16."""
+    """g_a: image to y, at 1/16: a linear transform of 16x16 blocks plus a convolutional network.
+
+    The linear half starts as the Karhunen-Loève transform of photographs (see start), so that a
+    network of this size need not spend its training on finding what is known.
+    """
 
     def __init__(self, config: CdcConfig) -> None:
         super().__init__()
@@ -32,13 +36,14 @@ class Analysis(nn.Module):
         self.down16 = conv(b, c, stride=2)
         self.stack16 = Stack(c, config.depths[2])
         self.head = conv(c, config.y_channels)
+        self.linear = conv(3 * 16 * 16, config.y_channels, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [B, 3, H, W] in -1..1, H and W multiples of 16, to y [B, M, H/16, W/16]."""
         h = self.stack4(self.stem(F.pixel_unshuffle(x, 4)))
         h = self.stack8(self.down8(h))
         h = self.stack16(self.down16(h))
-        y: Tensor = self.head(h)
+        y: Tensor = self.head(h) + self.linear(F.pixel_unshuffle(x, 16))
         return y
 
 
@@ -49,14 +54,15 @@ class HyperAnalysis(nn.Module):
         super().__init__()
         width = config.hyper_width
         self.conv1 = conv(config.y_channels, width)
-        self.conv2 = conv(width, width, kernel=5, stride=2)
-        self.conv3 = conv(width, config.z_channels, kernel=5, stride=2)
+        self.conv2 = conv(width, width, stride=2)
+        self.conv3 = conv(width, config.z_channels, stride=2)
 
     def forward(self, y: Tensor) -> Tensor:
         """Map y [B, M, h, w] to z [B, N, ceil(h/4), ceil(w/4)], replicating y's border."""
         height, width = y.shape[-2:]
         y = F.pad(y, (0, -width % 4, 0, -height % 4), mode="replicate")
-        h = F.leaky_relu(self.conv1(y), 0.1)
+        # asinh tames the means of blocks, which are ten times as large as anything else.
+        h = F.leaky_relu(self.conv1(torch.asinh(y)), 0.1)
         z: Tensor = self.conv3(F.leaky_relu(self.conv2(h), 0.1))
         return z
 
@@ -90,7 +96,10 @@ class HyperSynthesis(nn.Module):
 
 
 class Context(nn.Module):
-    """y_hat to the context pyramid that conditions the denoiser (paper: 'embedder')."""
+    """y_hat to the context pyramid that conditions the denoiser (paper: 'embedder').
+
+    Its first map is the image that the linear half of g_a, undone, gives; the denoiser refines it.
+    """
 
     def __init__(self, config: CdcConfig) -> None:
         super().__init__()
@@ -101,13 +110,19 @@ class Context(nn.Module):
         self.stack8 = Stack(b, config.depths[1], config.condition)
         self.up4 = Upsample(b, a)
         self.stack4 = Stack(a, 1, config.condition)
+        self.linear = conv(config.y_channels, 3 * 16 * 16, kernel=1)
 
-    def forward(self, y_hat: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map y_hat [B, M, h, w] and rate [B, D] to maps at 1/4, 1/8 and 1/16 of the image."""
+    def forward(self, y_hat: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Decode y_hat [B, M, h, w] at rate [B, D].
+
+        Returns:
+            The linear estimate of x_0 [B, 3, H, W] and maps at 1/4, 1/8 and 1/16 of the image.
+        """
+        linear = F.pixel_shuffle(self.linear(y_hat), 16)
         at16 = self.stack16(self.stem(y_hat), rate)
         at8 = self.stack8(self.up8(at16), rate)
         at4 = self.stack4(self.up4(at8), rate)
-        return at4, at8, at16
+        return linear, at4, at8, at16
 
 
 class Gains(nn.Module):

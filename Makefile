@@ -1,0 +1,39 @@
+# make demo    compress a photograph and decode it again, into demo/
+# make test    install everything, then run all checks and tests
+# make check   the same without installing: with what is in .venv, or in the Python that BIN names
+# make clean   remove what these made
+
+PYTHON ?= python3
+BIN ?= .venv/bin
+PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check clean
+.DEFAULT_GOAL := check
+
+demo: .venv/demo.stamp
+	.venv/bin/python examples/demo.py
+
+test: .venv/dev.stamp
+	$(MAKE) --no-print-directory check
+
+check:
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy cdcodec examples
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find cdcodec examples tests -name __pycache__ -type d -exec rm -rf {} +
+
+# A stamp says that .venv has what the two files asked for. torch is named first and in the same
+# command as everything else: nothing can bring another build of it along.
+.venv/demo.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) torch -e . scikit-image
+	touch $@
+
+.venv/dev.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) torch -e '.[dev]'
+	touch .venv/demo.stamp $@

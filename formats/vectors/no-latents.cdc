@@ -1,0 +1,2 @@
+ÍDCl—
+U@0	„nothing<9D
