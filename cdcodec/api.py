@@ -74,6 +74,7 @@ class Decoded:
     decoder: str
     steps: int
     seed: int
+    device: str
     seconds: Mapping[str, float]
 
     @property
@@ -143,7 +144,7 @@ def encode(
         bpp: Bits per pixel of the whole file, not to be exceeded.
         size: Bytes of the whole file, not to be exceeded.
         quality: 0..100, linear in the rate points of the model. At most one of bpp, size and
-            quality; without any, bpp is 0.1.
+            quality; without any, bpp is 0.1, or whatever it is with a model of a single rate.
         model: A weight set of the registry.
         steps: Denoising steps that the file asks its decoder for, 0..250; None is the model's.
         metadata: "none" (colours converted to sRGB), "icc", or "all" (ICC, EXIF and XMP).
@@ -174,6 +175,7 @@ def encode(
     elif metadata == "icc":
         picture = replace(picture, exif=None, xmp=None)
     height, width = picture.pixels.shape[:2]
+    pixels = width * height
     watch.lap("read")
     codec = families.load_codec(model, device, offline)
     watch.lap("load")
@@ -214,6 +216,8 @@ def encode(
     fixed_bytes = len(assemble(0, b""))
     notes = list(picture.notes)
     points = codec.walk.rate_points
+    if points == 1 and bpp is None and size is None:
+        quality = 100  # there is one rate, so nobody need ask for it
     if quality is not None:
         point = round(quality / 100 * (points - 1))
         data, writer = write(point)
@@ -221,12 +225,19 @@ def encode(
     else:
         if size is None:
             target_bpp = DEFAULT_BPP if bpp is None else bpp
-            budget = int(target_bpp * width * height / 8)
+            budget = int(target_bpp * pixels / 8)
         else:
-            budget, target_bpp = size, 8 * size / (width * height)
-        point, data, writer = _fit(write, measure, points, budget, width * height)
+            budget, target_bpp = int(size), 8 * size / pixels
+        point, data, writer = _fit(write, measure, points, budget)
+        if len(data) > budget:
+            smallest = f"the smallest file has {len(data)} bytes, {8 * len(data) / pixels:.4f} bpp"
+            if bpp is not None or size is not None:
+                raise InputError(
+                    f"{budget} bytes are too few for this image and {model}", hint=smallest
+                )
+            notes.append(f"{DEFAULT_BPP} bpp are too few for an image so small: {smallest}")
         if point == points - 1 and len(data) < 0.96 * budget:
-            notes.append(f"{model} cannot use more than {8 * len(data) / (width * height):.3f} bpp")
+            notes.append(f"{model} cannot use more than {8 * len(data) / pixels:.3f} bpp")
     watch.lap("code")
     return Encoded(
         data=data,
@@ -295,6 +306,7 @@ def decode(
         decoder=decoding.decoder,
         steps=decoding.steps,
         seed=decoding.seed,
+        device=str(codec.device),
         seconds=watch.seconds,
     )
 
@@ -365,20 +377,16 @@ def _fit(
     measure: Callable[[int], int],
     points: int,
     budget: int,
-    pixels: int,
 ) -> tuple[int, bytes, Writer]:
-    """Return (point, file, its Writer) with the largest file within the budget in bytes."""
+    """Return (point, file, its Writer) with the largest file within the budget in bytes.
+
+    If even the smallest is too large, that is what comes back.
+    """
     point = rate.search(measure, points, max(budget, 1))
     data, writer = write(point)
     while len(data) > budget and point > 0:  # the Meter was a byte or two too hopeful
         point -= 1
         data, writer = write(point)
-    if len(data) > budget:
-        smallest = 8 * len(data) / pixels
-        raise InputError(
-            f"target of {budget} bytes is too small for this image and model",
-            hint=f"the smallest possible file has {len(data)} bytes, --bpp {smallest:.4f}",
-        )
     return point, data, writer
 
 

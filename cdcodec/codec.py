@@ -98,6 +98,10 @@ class Codec(Protocol):
     def decoders(self) -> Mapping[str, DecoderInfo]:
         """What `--decoder` may name; the first is the default."""
 
+    @property
+    def device(self) -> object:
+        """Where the networks run; str() of it is a device's name."""
+
     def analyse(self, pixels: Pixels) -> object:
         """Run the analysis transform on pixels [H, W, 3], once an image, for quantise."""
 

@@ -33,6 +33,7 @@ else:
 
 BUNDLED = "bundled"  # the file ships in the package
 LOCAL = "local"  # the user has the file and names its path; never fetched
+# Any other location is an https address, or where `weights convert` put the file on this machine.
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 30
@@ -55,7 +56,7 @@ class WeightFile:
         name: File name, without folders.
         sha256: 64 hex digits; empty when not known, and then the file cannot be used.
         bytes: Exact length.
-        location: `BUNDLED`, `LOCAL`, or an https URL that names a fixed revision.
+        location: `BUNDLED`, `LOCAL`, an https URL that names a fixed revision, or an absolute path.
     """
 
     name: str
@@ -70,8 +71,10 @@ class WeightFile:
             raise WeightsError(f"sha256 of {self.name} is not 64 lower-case hex digits")
         if self.bytes < 0:
             raise WeightsError(f"length of {self.name} is negative")
-        if self.location not in (BUNDLED, LOCAL) and not self.location.startswith("https://"):
-            raise WeightsError(f"location of {self.name} is not bundled, local or an https address")
+        if self.location not in (BUNDLED, LOCAL) and not _is_remote(self) and not _is_own(self):
+            raise WeightsError(
+                f"location of {self.name} is not bundled, local, an https address or a full path"
+            )
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,7 @@ class WeightSet:
     measured: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise WeightsError(f"{self.name!r} is no plain name of a weight set")
+        check_name(self.name)
         if not _MODEL_ID.fullmatch(self.model_id):
             raise WeightsError(f"model id of {self.name} is not 8 lower-case hex digits")
         for key, value in self.measured.items():
@@ -135,13 +137,33 @@ def registry_path() -> Path:
     raise WeightsError("weights.toml is missing from the installation", hint="reinstall cdcodec")
 
 
+def own_registry_path() -> Path:
+    """Return where sets are entered that `cdcodec weights convert` made on this machine."""
+    return cache_dir() / "weights.toml"
+
+
+def check_name(name: str) -> None:
+    """Check that a weight set may be called so.
+
+    Raises:
+        WeightsError: It may not.
+    """
+    if not _NAME.fullmatch(name):
+        raise WeightsError(f"{name!r} is no plain name of a weight set")
+
+
 def load_registry(path: Path | None = None) -> dict[str, WeightSet]:
-    """Read a registry, by default the one of this installation, in the order of the file.
+    """Read a registry in the order of the file.
+
+    By default that of this installation, and after it the user's own, which can't replace any name
+    of the first.
 
     Raises:
         WeightsError: The file is unreadable, or says what it may not.
     """
-    path = path or registry_path()
+    if path is None:
+        installed, own = load_registry(registry_path()), _own_sets()
+        return installed | {name: own[name] for name in own if name not in installed}
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -149,23 +171,39 @@ def load_registry(path: Path | None = None) -> dict[str, WeightSet]:
     return {name: _weight_set(name, table) for name, table in tables.items()}
 
 
+def _own_sets() -> dict[str, WeightSet]:
+    try:
+        path = own_registry_path()
+    except RuntimeError:  # no home folder: then there is nothing in it
+        return {}
+    return load_registry(path) if os.path.isfile(path) else {}
+
+
 def register(path: Path, weight_set: WeightSet) -> None:
     """Put `weight_set` into the registry at `path`, in place of the one of its name or at the end.
 
     The same registry and set always give the same bytes. Of comments, only those at the head stay.
+
+    Raises:
+        WeightsError: The registry can't be read or written.
     """
-    sets = load_registry(path)
+    sets = load_registry(path) if path.exists() else {}
     sets[weight_set.name] = weight_set
-    head = re.match(r"(?:#[^\n]*\n|[ \t]*\n)*", path.read_text(encoding="utf-8"))
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    head = re.match(r"(?:#[^\n]*\n|[ \t]*\n)*", before)
     comment = head.group().rstrip() if head else ""
     blocks = [comment] if comment else []
     blocks += [_toml_blocks(each) for each in sets.values()]
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     try:
-        part.write_text("\n\n".join(blocks) + "\n", encoding="utf-8", newline="\n")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_text("\n\n".join(blocks) + "\n", encoding="utf-8", newline="\n")
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except (OSError, UnicodeEncodeError) as error:
+        raise WeightsError(f"cannot write the registry {path}: {_reason(error)}") from error
 
 
 def find(name: str, *, registry: Registry | None = None) -> WeightSet:
@@ -401,7 +439,7 @@ def _path(weight_set: WeightSet, file: WeightFile) -> Path:
     _require_hash(file)
     if file.location == BUNDLED:
         return Path(__file__).resolve().parent / "bundled" / file.name
-    return _cached(file)
+    return Path(file.location) if _is_own(file) else _cached(file)
 
 
 def _cached(file: WeightFile) -> Path:
@@ -409,7 +447,11 @@ def _cached(file: WeightFile) -> Path:
 
 
 def _is_remote(file: WeightFile) -> bool:
-    return file.location not in (BUNDLED, LOCAL)
+    return file.location.startswith("https://")
+
+
+def _is_own(file: WeightFile) -> bool:
+    return os.path.isabs(file.location)
 
 
 def _is_cached(file: WeightFile) -> bool:
@@ -424,9 +466,15 @@ def _is_cached(file: WeightFile) -> bool:
 def _checked(weight_set: WeightSet, file: WeightFile, *, thorough: bool) -> Path:
     path = _path(weight_set, file)
     bundled = file.location == BUNDLED
-    repair = "reinstall cdcodec" if bundled else f"run: cdcodec weights fetch {weight_set.name}"
+    if bundled:
+        kind, place, repair = "bundled", "the installation", "reinstall cdcodec"
+    elif _is_own(file):
+        kind, place = "converted", str(path.parent)
+        repair = f"run: cdcodec weights convert CHECKPOINT --name {weight_set.name} --overwrite"
+    else:
+        kind, place = "cached", f"the cache {cache_dir()}"
+        repair = f"run: cdcodec weights fetch {weight_set.name}"
     if not path.exists():
-        place = "the installation" if bundled else f"the cache {cache_dir()}"
         raise WeightsError(f"{file.name} of {weight_set.name} is missing from {place}", hint=repair)
     if not thorough and not bundled and file.bytes > _HASHED_AT_EVERY_USE_BYTES:
         if path.stat().st_size == file.bytes:
@@ -434,7 +482,6 @@ def _checked(weight_set: WeightSet, file: WeightFile, *, thorough: bool) -> Path
     try:
         verify_file(path, file)
     except WeightsError as error:
-        kind = "bundled" if bundled else "cached"
         raise WeightsError(f"{kind} weights are damaged: {error}", hint=repair) from error
     return path
 

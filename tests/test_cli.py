@@ -81,6 +81,7 @@ class FakeCodec:
             decoder="ddim",
             steps=decoding.steps or 5,
             seed=decoding.seed,
+            device="cpu",
             seconds={"entropy": 0.25, "synthesise": 0.5},
         )
 
@@ -872,27 +873,27 @@ def test_a_misspelt_name_stops_a_fetch_before_the_first_download(
 
 
 def test_convert_refuses_an_unknown_family(capsys: pytest.CaptureFixture[str]) -> None:
-    args = ["weights", "convert", "small.cdc", "-o", "x.safetensors", "--family", "cdd"]
+    args = ["weights", "convert", "small.cdc", "--name", "x", "--family", "cdd"]
     assert main(args) == 2
     assert "'cdd' is none of cdc" in said(capsys)
 
 
-def test_convert_writes_the_tensors_of_a_checkpoint(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_convert_needs_a_name_and_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights", "convert", "small.cdc"]) == 2
+    assert "--name" in said(capsys)
+    assert main(["weights", "convert", "-", "--name", "x"]) == 3
+    assert main(["weights", "convert", "none.pt", "--name", "x"]) == 3
+
+
+def test_convert_of_what_is_no_checkpoint_is_a_weights_error(
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    torch = pytest.importorskip("torch")
-    from safetensors import safe_open
-
-    from cdcodec.families.cdc import convert
-
-    monkeypatch.setattr(convert, "read_checkpoint", lambda path: {"theirs": torch.ones(2, 3)})
-    monkeypatch.setattr(convert, "convert", lambda tensors: {"ours": tensors["theirs"]})
-    args = ["weights", "convert", "small.cdc", "-o", "x.safetensors", "--family", "cdc", "--json"]
-    assert main(args) == 0
-    assert json.loads(capsys.readouterr().out)["parameters"] == 6
-    with safe_open("x.safetensors", framework="numpy") as file:
-        assert file.get_tensor("ours").shape == (2, 3)
-        assert file.metadata() == {"family": "cdc", "preset": "paper"}
+    pytest.importorskip("torch")
+    args = ["weights", "convert", "small.cdc", "--name", "x", "-o", "."]
+    assert main(args) == 6
+    assert "cannot read small.cdc as a checkpoint" in said(capsys)
+    assert not Path("x.safetensors").exists()
+    assert "x" not in weights.load_registry()
 
 
 # ---- train

@@ -95,7 +95,7 @@ def test_every_weight_set_is_in_the_readme_table() -> None:
     documented = {row[0].strip("`"): row[1:4] for row in rows("## Weights")}
     assert documented == {
         each.name: [each.family, each.preset, _where(each)]
-        for each in weights.load_registry().values()
+        for each in weights.load_registry(weights.registry_path()).values()
     }
 
 
@@ -168,7 +168,7 @@ def test_blocks_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             check=False,
         )
         assert done.returncode == 0, f"{code}\n{done.stderr}"

@@ -163,7 +163,7 @@ def command(
             "decoder": decoded.decoder,
             "steps": decoded.steps,
             "seed": decoded.seed,
-            "device": device,
+            "device": decoded.device,
             "seconds": console.rounded(seconds, 4),
             "notes": list(picture.notes),
         },

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -132,62 +134,92 @@ def verify(names: tuple[str, ...], verbose: bool, quiet: bool, as_json: bool) ->
     _print_paths(talk, paths)
 
 
-@command.command(short_help="Turn an author's checkpoint into ours.")
+@command.command(short_help="Make weights of an author's checkpoint.")
 @click.argument("source", metavar="CHECKPOINT", type=PATH)
+@click.option("--name", metavar="NAME", required=True, help="What to call the weights.")
 @click.option(
     "-o",
     "--output",
-    metavar="OUT",
+    metavar="DIR",
     type=PATH,
-    required=True,
-    help="File to write, OUT.safetensors.",
+    help="Folder that NAME.safetensors is written to and stays in; default the cache.",
 )
-@click.option("--family", metavar="NAME", required=True, help="Family of the checkpoint, e.g. cdc.")
-@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@click.option(
+    "--family",
+    metavar="FAMILY",
+    default="cdc",
+    show_default=True,
+    help="Family of the checkpoint.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace weights that were converted as NAME.")
 @console.talk_options
 def convert(
     source: str,
-    output: str,
+    name: str,
+    output: str | None,
     family: str,
     overwrite: bool,
     verbose: bool,
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Turn a CHECKPOINT that the authors of a method published into a file of ours.
+    """Make weights of a CHECKPOINT that the authors of a method published.
+
+    `encode --model NAME` uses them from then on, and `decode` finds them for files that name them.
+    Who is to decode those must convert the same checkpoint.
 
     Nothing in the checkpoint is executed: only tensors are read.
     """
+    from cdcodec import families, weights
+
     talk = Talk(quiet, verbose, as_json)
     if source == files.STANDARD:
         raise InputError("a checkpoint must be a file")
     files.source(source)
-    target = files.target(source, output, ".safetensors", overwrite=overwrite)
     converter = _converter(family)
-
-    from safetensors.torch import save
-
+    target = files.target(source, _own_file(name, output, overwrite), "", overwrite=overwrite)
     with talk.bar("converting"):
-        tensors = converter.convert(converter.read_checkpoint(Path(source)))
-        data = save(tensors, metadata={"family": family, "preset": "paper"})
+        data = converter.weight_file(converter.read_checkpoint(Path(source)))
     with target.open() as fp:
         fp.write(data)
-    parameters = sum(tensor.numel() for tensor in tensors.values())
-    talk.say(f"{target.name}: {parameters:,} parameters, {_megabytes(len(data))}")
-    talk.report(
-        {
-            "input": source,
-            "output": files.STANDARD if target.is_stdout else target.name,
-            "family": family,
-            "parameters": parameters,
-            "bytes": len(data),
-        },
-        stdout_taken=target.is_stdout,
+    path = Path(os.path.abspath(target.name))
+    made = weights.WeightSet(
+        name=name,
+        family=family,
+        preset="paper",
+        licence="that of the checkpoint",
+        source=f"converted from {click.format_filename(Path(source).name)}",
+        model_id=families.open_walk(family, path).model_id.hex(),
+        files=(weights.WeightFile(path.name, weights.sha256_of(path), len(data), os.fspath(path)),),
     )
+    weights.register(weights.own_registry_path(), made)
+    talk.say(f"{name}: {target.name}, {_megabytes(len(data))}, model id {made.model_id}")
+    talk.report({"input": source, "output": target.name, **_report(made)})
+
+
+def _own_file(name: str, folder: str | None, overwrite: bool) -> str:
+    """Return where converted weights go.
+
+    Raises:
+        InputError: The name is taken.
+        WeightsError: The name isn't plain.
+    """
+    from cdcodec import weights
+
+    weights.check_name(name)
+    if name in weights.load_registry(weights.registry_path()):
+        raise InputError(f"{name} is the name of weights of ours", hint="choose another --name")
+    if name in weights.load_registry() and not overwrite:
+        raise InputError(f"weights {name} exist already", hint="--overwrite replaces them")
+    if folder is None:
+        folder = os.fspath(weights.cache_dir())
+        with contextlib.suppress(OSError):  # files.target says what is wrong
+            os.makedirs(folder, exist_ok=True)
+    return os.path.join(folder, f"{name}.safetensors")
 
 
 def _converter(family: str) -> Any:
-    """Import the module `convert` of a family: read_checkpoint(path) and convert(tensors)."""
+    """Import the module `convert` of a family: read_checkpoint(path), weight_file(tensors)."""
     from cdcodec.families import FAMILIES
 
     if family not in FAMILIES:

@@ -142,8 +142,25 @@ def gaussian_tables(count: int = 64, sigma_min: float = 0.11, sigma_max: float =
         sigma_min: Standard deviation of the first table.
         sigma_max: Standard deviation of the last table.
     """
-    sigmas = [sigma_min * (sigma_max / sigma_min) ** (i / (count - 1)) for i in range(count)]
+    sigmas = [gaussian_sigma(i, count, sigma_min, sigma_max) for i in range(count)]
     return tables_from_pmf([_gaussian_pmf(sigma) for sigma in sigmas])
+
+
+def gaussian_sigma(
+    position: float, count: int = 64, sigma_min: float = 0.11, sigma_max: float = 256.0
+) -> float:
+    """Return the standard deviation of a table of `gaussian_tables`, or between two of them."""
+    return sigma_min * math.pow(sigma_max / sigma_min, position / (count - 1))
+
+
+def concatenate(*sets: Tables) -> Tables:
+    """Make one set of several; tables are numbered on through them."""
+    sizes = [np.diff(each.starts) for each in sets]
+    return Tables(
+        frequencies=np.concatenate([each.frequencies for each in sets]),
+        starts=np.cumsum(np.concatenate([[0], *sizes])).astype(np.int32),
+        lows=np.concatenate([each.lows for each in sets]),
+    )
 
 
 def tables_from_pmf(pmfs: Sequence[tuple[int, ArrayLike]]) -> Tables:

@@ -1,1 +1,1 @@
-"""What quality and speed are; run by hand (`python -m tests.benchmarks.quality`), never by pytest."""
+"""What quality and speed are; run by hand, as each module says, never by pytest."""

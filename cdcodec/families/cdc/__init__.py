@@ -2,7 +2,8 @@
 
 Yang and Mandt, "Lossy Image Compression with Conditional Diffusion Models", NeurIPS 2023 (paper
 001); the authors' code is buggyyang/CDC_compression, commit 00b10de (MIT). Written anew from the
-paper; paper.py has the authors' networks, the other modules the small presets that we train.
+paper; the modules paper and paper_* have the authors' networks, the others the
+small presets that we train.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ def open_walk(path: Path) -> Walk:
 
 def open_codec(path: Path, walk: Walk, device: str) -> Codec:
     """Load a weight file whole; see families.Family."""
+    from cdcodec.families.cdc import config, export
     from cdcodec.families.cdc.codec import CdcCodec
+    from cdcodec.families.cdc.paper_codec import PaperCodec
     from cdcodec.families.cdc.walk import CdcWalk
 
     assert isinstance(walk, CdcWalk)
-    return CdcCodec.load(path, walk, device)
+    preset = config.preset_of(export.read_metadata(path))
+    return (PaperCodec if preset == config.PAPER else CdcCodec).load(path, walk, device)

@@ -1,13 +1,18 @@
-"""Sizes of the CDC networks in the small presets (the paper's own: paper.py)."""
+"""Sizes of the CDC networks in the small presets (the paper's own: paper.py), and in files."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cdcodec.errors import WeightsError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
@@ -64,26 +69,46 @@ METADATA_KEY = "cdcodec"
 """The only key of a weight file's metadata: safetensors writes several in random order."""
 
 
-def describe(config: CdcConfig) -> str:
+PAPER = "paper"
+"""The preset that metadata names; the small ones are told by their sizes alone."""
+
+
+def describe(config: DataclassInstance, preset: str | None = None) -> str:
     """Return a weight file's metadata."""
-    return json.dumps({"family": "cdc", "config": dataclasses.asdict(config)}, sort_keys=True)
+    table: dict[str, Any] = {"family": "cdc", "config": dataclasses.asdict(config)}
+    return json.dumps(table if preset is None else {**table, "preset": preset}, sort_keys=True)
 
 
-def parse(metadata: str) -> CdcConfig:
-    """Undo describe.
+def preset_of(metadata: str) -> str | None:
+    """Return the preset that metadata names.
 
     Raises:
-        WeightsError: If the metadata isn't a small CDC preset's.
+        WeightsError: If the metadata isn't of this family, or names a preset that isn't known.
     """
     try:
         table = json.loads(metadata)
+        family, preset = table.get("family"), table.get("preset")
+    except (ValueError, AttributeError) as error:
+        raise WeightsError("weight file does not say what it holds") from error
+    if family != "cdc":
+        raise WeightsError(f"weight file is of family {family}, not cdc")
+    if preset not in (None, PAPER):
+        raise WeightsError(f"unknown preset {preset} of cdc", hint="it needs a newer cdcodec")
+    return PAPER if preset == PAPER else None
+
+
+def parse(metadata: str, kind: type[Config]) -> Config:
+    """Return the configuration in a weight file's metadata.
+
+    Raises:
+        WeightsError: If it isn't of this kind.
+    """
+    preset_of(metadata)
+    try:
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value
-            for key, value in table["config"].items()
+            for key, value in json.loads(metadata)["config"].items()
         }
-        config = CdcConfig(**values)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError("weight file has no configuration of a small CDC preset") from error
-    if table.get("family") != "cdc":
-        raise WeightsError(f"weight file is of family {table.get('family')}, not cdc")
-    return config
+        return kind(**values)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"weight file does not hold a {kind.__name__}") from error

@@ -7,19 +7,17 @@ one name there, so the mapping is a list of substitutions. Nothing else of the p
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from cdcodec.errors import WeightsError
+from cdcodec.families.cdc import paper_export
 from cdcodec.families.cdc.paper import PAPER, PaperCdc, PaperConfig
 
 _NAMES = [  # our name → the authors': substitutions made one after the other
@@ -80,15 +78,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             saved: Any = safetensors.torch.load_file(path)
         else:
             saved = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        BadZipFile,
-        pickle.UnpicklingError,
-        safetensors.SafetensorError,
-    ) as error:
+    except Exception as error:  # the unpickler raises anything on bytes that are no checkpoint
         raise WeightsError(f"cannot read {path.name} as a checkpoint") from error
     for part in ("ema", "model"):
         if isinstance(saved, Mapping) and isinstance(saved.get(part), Mapping):
@@ -108,12 +98,12 @@ def convert(tensors: Mapping[str, Tensor], config: PaperConfig = PAPER) -> dict[
     """Rename the authors' tensors into the state dict of `PaperCdc(config)`, in float32.
 
     Raises:
-        WeightsError: A parameter is missing, has another shape, or isn't known.
+        WeightsError: A parameter is missing, has another shape, isn't finite, or isn't known.
     """
     with torch.device("meta"):
         expected = PaperCdc(config).state_dict()
     left = {name: t for name, t in tensors.items() if not _DROPPED.match(name)}
-    state, missing, misshapen = {}, [], []
+    state, missing, misshapen, infinite = {}, [], [], []
     for name, parameter in expected.items():
         theirs = checkpoint_name(name)
         if theirs not in left:
@@ -125,12 +115,15 @@ def convert(tensors: Mapping[str, Tensor], config: PaperConfig = PAPER) -> dict[
         if tensor.shape != parameter.shape:
             misshapen.append(f"{theirs} {tuple(tensor.shape)}, not {tuple(parameter.shape)}")
         state[name] = tensor.to(torch.float32).contiguous()
+        if not state[name].isfinite().all():
+            infinite.append(theirs)
     problems = [
         f"{what}: {_listed(names)}"
         for what, names in [
             ("missing", missing),
             ("unexpected", sorted(left)),
             ("wrong shape", misshapen),
+            ("not finite", infinite),
         ]
         if names
     ]
@@ -140,6 +133,18 @@ def convert(tensors: Mapping[str, Tensor], config: PaperConfig = PAPER) -> dict[
             hint="only the x-prediction models of https://huggingface.co/rhyang/CDC_params fit",
         )
     return state
+
+
+def weight_file(tensors: Mapping[str, Tensor], config: PaperConfig = PAPER) -> bytes:
+    """Turn the authors' tensors into a weight file that encodes and decodes.
+
+    Raises:
+        WeightsError: As convert does, or the hyper decoder's weights are too large to be exact.
+    """
+    with torch.device("meta"):
+        network = PaperCdc(config)
+    network.load_state_dict(convert(tensors, config), assign=True)
+    return paper_export.pack(network)
 
 
 def _listed(names: list[str]) -> str:

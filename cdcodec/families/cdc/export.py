@@ -21,7 +21,7 @@ from cdcodec.entropy.exact import ExactLayer, ExactNet
 from cdcodec.entropy.quantise import dequantise, quantise
 from cdcodec.entropy.tables import MAX_MAGNITUDE, gaussian_tables
 from cdcodec.errors import WeightsError
-from cdcodec.families.cdc.config import METADATA_KEY, describe, parse
+from cdcodec.families.cdc.config import METADATA_KEY, CdcConfig, describe, parse
 from cdcodec.families.cdc.network import CdcNetwork
 from cdcodec.families.cdc.transforms import HyperSynthesis
 from cdcodec.families.cdc.walk import EXACT_PREFIX, MEAN_ONE, CdcWalk
@@ -64,24 +64,42 @@ def read(path: Path) -> CdcNetwork:
     Raises:
         WeightsError: If names or shapes aren't those of its configuration.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = (file.metadata() or {}).get(METADATA_KEY, "")
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"cannot read weights {path.name}: {error}") from error
-    config = parse(metadata)
+    metadata, stored = read_tensors(path)
+    config = parse(metadata, CdcConfig)
     with torch.device("meta"):  # no time for random numbers that are overwritten at once
         network = CdcNetwork(config)
-    tensors = {
-        name: tensor.float() for name, tensor in stored.items() if not name.startswith(EXACT_PREFIX)
-    }
+    tensors = {name: tensor.float() for name, tensor in stored.items()}
     tensors |= float_h_s(CdcWalk.load(path))
     try:
         network.load_state_dict(tensors, strict=True, assign=True)
     except RuntimeError as error:
         raise WeightsError(f"weights {path.name} do not fit their configuration") from error
     return network
+
+
+def read_metadata(path: Path) -> str:
+    """Return what a weight file says of itself, see config.parse; empty if nothing.
+
+    Raises:
+        WeightsError: If it can't be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return str((file.metadata() or {}).get(METADATA_KEY, ""))
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"cannot read weights {path.name}: {error}") from error
+
+
+def read_tensors(path: Path) -> tuple[str, dict[str, torch.Tensor]]:
+    """Return a weight file's metadata, and its tensors but for the integer half.
+
+    Raises:
+        WeightsError: If it can't be read.
+    """
+    metadata = read_metadata(path)
+    with safe_open(path, framework="pt") as file:
+        names = [name for name in file.keys() if not name.startswith(EXACT_PREFIX)]  # noqa: SIM118
+        return metadata, {name: file.get_tensor(name) for name in names}
 
 
 def walk_of(network: CdcNetwork) -> CdcWalk:

@@ -32,6 +32,7 @@ from cdcodec.nn.attention import AttentionBlock, ChannelNorm
 from cdcodec.nn.prior import FactorizedPrior
 
 SCALE_MIN = 0.1  # lower bound of the Gaussian scales of y
+LEAK = 0.2  # slope of the leaky ReLUs below zero
 STRIDE = 64  # pixels per element of z
 
 Prediction: TypeAlias = Literal["x0", "eps"]
@@ -111,7 +112,7 @@ class ResnetBlock(nn.Module):
         h = self.block1(x)
         if self.time is not None:
             assert time is not None
-            h = h + self.time(F.leaky_relu(time, 0.2))[:, :, None, None]
+            h = h + self.time(F.leaky_relu(time, LEAK))[:, :, None, None]
         out: Tensor = self.skip(x) + self.block2(h)
         return out
 
@@ -149,7 +150,7 @@ class HyperTransform(nn.Module):
         """Map x [B, C, H, W] to what the layers make of it."""
         *layers, last = self.layers
         for layer in layers:
-            x = F.leaky_relu(layer(x), 0.2)
+            x = F.leaky_relu(layer(x), LEAK)
         out: Tensor = last(x)
         return out
 

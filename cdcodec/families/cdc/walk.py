@@ -46,39 +46,57 @@ class CdcWalk:
     """Tables and the integer network h_s of one weight set.
 
     Attributes:
-        tables: Zero-mean Gaussians, index 0..63.
-        z_index: Table index of every channel of z at every rate point, uint8 [points, N].
-        h_s: z [N, h, w] to [2M, 4h, 4w]: means in 1/64, then table indices.
+        tables: Zero-mean Gaussians, index 0..63; of a converted checkpoint also those of z.
+        z_index: Table index of every channel of z at every rate point, uint8 or uint16 [points, N].
+        h_s: z [N, h, w] to [2M, 4h, 4w]: means in 1/64, then table indices, or with
+            scale_thresholds the scales that they are found from.
+        scale_thresholds: int32 [K], rising: the index is the number of those that a scale reaches.
         model_id: First 4 bytes of the SHA-256 over all of these.
     """
 
     tables: Tables
-    z_index: NDArray[np.uint8]
+    z_index: NDArray[np.uint8] | NDArray[np.uint16]
     h_s: ExactNet
+    scale_thresholds: NDArray[np.int32] | None
     model_id: bytes
 
     @classmethod
-    def build(cls, tables: Tables, z_index: NDArray[np.uint8], h_s: ExactNet) -> CdcWalk:
+    def build(
+        cls,
+        tables: Tables,
+        z_index: NDArray[np.uint8] | NDArray[np.uint16],
+        h_s: ExactNet,
+        scale_thresholds: NDArray[np.int32] | None = None,
+    ) -> CdcWalk:
         """Put the parts together and compute the model id.
 
         Raises:
-            WeightsError: If z_index doesn't fit tables and network.
+            WeightsError: If z_index or thresholds don't fit tables and network.
         """
-        if z_index.dtype != np.uint8 or z_index.ndim != 2 or not 1 <= len(z_index) <= MAX_POINTS:
-            raise WeightsError("z_index is not a byte table [points, channels]")
+        if z_index.dtype not in (np.uint8, np.uint16) or z_index.ndim != 2:
+            raise WeightsError("z_index is not a table [points, channels] of 8 or 16 bits")
+        if not 1 <= len(z_index) <= MAX_POINTS:
+            raise WeightsError(f"z_index has {len(z_index)} rate points, not 1 to {MAX_POINTS}")
         if z_index.shape[1] != h_s.layers[0].channels_in or z_index.max() >= len(tables):
             raise WeightsError("z_index doesn't fit the tables and the integer network")
         digest = hashlib.sha256(tables.digest())
-        digest.update(np.array(z_index.shape, dtype="<u4").tobytes() + z_index.tobytes())
+        digest.update(np.array(z_index.shape, dtype="<u4").tobytes())
+        digest.update(z_index.astype(z_index.dtype.newbyteorder("<")).tobytes())
         digest.update(h_s.digest())
-        return cls(tables, z_index, h_s, digest.digest()[:4])
+        if scale_thresholds is not None:
+            if scale_thresholds.dtype != np.int32 or scale_thresholds.ndim != 1:
+                raise WeightsError("scale_thresholds is not a vector of int32")
+            if len(scale_thresholds) >= len(tables) or (np.diff(scale_thresholds) <= 0).any():
+                raise WeightsError("scale_thresholds don't rise, or are as many as the tables")
+            digest.update(scale_thresholds.astype("<i4").tobytes())
+        return cls(tables, z_index, h_s, scale_thresholds, digest.digest()[:4])
 
     @classmethod
     def load(cls, path: Path) -> CdcWalk:
         """Read the integer half of a weight file.
 
         Raises:
-            WeightsError: If the file isn't a CDC weight set of a small preset.
+            WeightsError: If the file isn't a CDC weight set.
         """
         arrays: dict[str, NDArray[Any]] = {}
         try:
@@ -94,15 +112,19 @@ class CdcWalk:
             Tables.from_arrays(arrays, f"{EXACT_PREFIX}gaussian"),
             arrays[f"{EXACT_PREFIX}z_index"],
             ExactNet.from_arrays(arrays, f"{EXACT_PREFIX}h_s"),
+            arrays.get(f"{EXACT_PREFIX}scale_thresholds"),
         )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what load reads, by name."""
-        return {
+        named: dict[str, NDArray[Any]] = {
             **self.tables.arrays(f"{EXACT_PREFIX}gaussian"),
             f"{EXACT_PREFIX}z_index": self.z_index,
             **self.h_s.arrays(f"{EXACT_PREFIX}h_s"),
         }
+        if self.scale_thresholds is not None:
+            named[f"{EXACT_PREFIX}scale_thresholds"] = self.scale_thresholds
+        return named
 
     @property
     def rate_points(self) -> int:
@@ -132,7 +154,8 @@ class CdcWalk:
         z = coder.symbols("z", None if latents is None else latents["z"], table_index, self.tables)
         rows, columns = y_shape(width, height)
         parameters = self.h_s(z)[:, :rows, :columns]
-        mean, y_index = np.split(parameters, 2)
+        mean, scale = np.split(parameters, 2)
+        y_index = self._index_of(scale)
         steps = None
         if latents is not None:
             distance = latents["y"] - mean
@@ -140,3 +163,9 @@ class CdcWalk:
         steps = coder.symbols("y", steps, y_index, self.tables)
         y_hat: IntArray = steps * MEAN_ONE + mean
         return {"z": z, "y": y_hat}
+
+    def _index_of(self, scale: IntArray) -> NDArray[Any]:
+        """Return the table index for each scale that h_s gave; without thresholds it is one."""
+        if self.scale_thresholds is None:
+            return scale
+        return np.searchsorted(self.scale_thresholds, scale, side="right")

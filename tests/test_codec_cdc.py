@@ -1,0 +1,395 @@
+"""The small CDC presets: export, quantisation, tiles and training objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from skimage import data
+from torch import Tensor
+from torch.nn import functional as F
+
+from cdcodec import families
+from cdcodec.codec import Decoding
+from cdcodec.diffusion import schedules
+from cdcodec.entropy.coder import Meter
+from cdcodec.entropy.exact import ExactLayer
+from cdcodec.entropy.quantise import dequantise, quantise
+from cdcodec.errors import WeightsError
+from cdcodec.families.cdc import export, objectives, tiles
+from cdcodec.families.cdc.codec import CdcCodec
+from cdcodec.families.cdc.config import TINY, CdcConfig, describe, parse
+from cdcodec.families.cdc.loss import code, gaussian_bits
+from cdcodec.families.cdc.network import CdcNetwork, build
+from cdcodec.families.cdc.walk import MEAN_ONE, CdcWalk
+from cdcodec.nn.perceptual import Lpips
+
+
+@pytest.fixture
+def network() -> CdcNetwork:
+    return build(TINY, seed=3)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> CdcCodec:
+    codec = families.load_codec("cdc-tiny", "cpu", True)
+    assert isinstance(codec, CdcCodec)
+    return codec
+
+
+@pytest.fixture(scope="module")
+def photograph() -> np.ndarray:
+    pixels: np.ndarray = data.astronaut()
+    return pixels
+
+
+@pytest.fixture(scope="module")
+def batch(photograph: np.ndarray) -> Tensor:
+    """Four crops [4, 3, 64, 64] in -1..1."""
+    corners = [(20, 180), (120, 60), (300, 250), (400, 400)]
+    crops = np.stack([photograph[top : top + 64, left : left + 64] for top, left in corners])
+    return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+@pytest.fixture
+def lpips(tmp_path: Path) -> Path:
+    """Return a weight file of the perceptual loss with seeded random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        state = Lpips().state_dict()
+        tensors = {}
+        for name, tensor in state.items():
+            kind, rest = name.split(".", 1)
+            if kind == "heads":
+                tensors[f"lin{rest}.weight"] = torch.rand_like(tensor) / tensor.numel()
+            elif kind == "stem":
+                tensors[f"trunk.features.0.{rest}"] = tensor
+            else:
+                tensors[f"trunk.features.{rest}"] = tensor
+    path = tmp_path / "lpips.safetensors"
+    save_file(tensors, path)
+    return path
+
+
+def integers(network: CdcNetwork, x: Tensor, u: float) -> list[Tensor]:
+    """Return what decides bits: y after its gain, z, and what h_s makes of it."""
+    with torch.no_grad():
+        y = network.g_a(x)
+        gain, z_index = network.gains(torch.full((len(x),), u))
+        z = network.h_a(y * gain)
+        return [y, gain, z_index, z, *network.h_s(z.round(), *y.shape[-2:])]
+
+
+def test_the_configuration_comes_back_from_its_text() -> None:
+    assert parse(describe(TINY), CdcConfig) == TINY
+    changed = describe(TINY)
+    for text in ("", "{}", "[]", changed.replace("widths", "wides"), changed.replace("cdc", "x")):
+        with pytest.raises(WeightsError):
+            parse(text, CdcConfig)
+
+
+def test_exporting_what_was_exported_gives_the_same_file(
+    network: CdcNetwork, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    export.write(network, first)
+    export.write(export.read(first), second)
+    assert second.read_bytes() == first.read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] in (
+        ["first.safetensors", "second.safetensors"],
+        ["second.safetensors", "first.safetensors"],
+    )
+
+
+def test_the_bundled_weights_export_to_their_own_model_id(tiny: CdcCodec) -> None:
+    assert export.walk_of(tiny.network).model_id == tiny.walk.model_id
+
+
+def test_an_exported_network_codes_as_the_float_one_would(
+    network: CdcNetwork, tmp_path: Path, batch: Tensor
+) -> None:
+    path = tmp_path / "net.safetensors"
+    export.write(network, path)
+    again = export.read(path)
+    for before, after in zip(
+        integers(network, batch, 0.5), integers(again, batch, 0.5), strict=True
+    ):
+        # float16 keeps eleven bits, of everything but h_s.
+        torch.testing.assert_close(after, before, rtol=0.02, atol=0.02)
+
+
+def test_weights_that_diverged_are_not_written(network: CdcNetwork, tmp_path: Path) -> None:
+    with torch.no_grad():
+        network.g_a.head.bias[0] = float("nan")  # type: ignore[index]
+    with pytest.raises(OverflowError, match="g_a.head.bias"):
+        export.write(network, tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_no_weight_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    with pytest.raises(WeightsError):
+        export.read(path)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(WeightsError):
+        export.read(path)
+    save_file({"g_a.stem.weight": torch.zeros(1)}, path, {"cdcodec": describe(TINY)})
+    with pytest.raises(WeightsError, match="never exported"):
+        CdcWalk.load(path)
+
+
+def test_the_integer_h_s_gives_what_the_float_one_does(tiny: CdcCodec) -> None:
+    generator = np.random.default_rng(5)
+    z = generator.integers(-40, 41, (TINY.z_channels, 5, 7)).astype(np.int32)
+    mean, index = np.split(tiny.walk.h_s(z), 2)
+    with torch.no_grad():
+        float_mean, float_index = tiny.network.h_s(torch.from_numpy(z).float()[None], 20, 28)
+    difference = np.abs(mean / MEAN_ONE - float_mean[0].numpy())
+    assert difference.max() <= 0.6 / MEAN_ONE
+    clamped = float_index[0].clamp(0, len(tiny.walk.tables) - 1).numpy()
+    assert np.abs(index - clamped).max() <= 0.51
+
+
+def test_z_beyond_the_input_limit_changes_nothing_more(tiny: CdcCodec) -> None:
+    limit = tiny.walk.h_s.input_limit
+    z = np.full((TINY.z_channels, 1, 1), limit, np.int32)
+    np.testing.assert_array_equal(tiny.walk.h_s(z), tiny.walk.h_s(z * 100))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_layer_survives_dequantising_and_quantising(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    outputs, limit = 6, 1000
+    unit_in, unit_out = 1 / 64, generator.uniform(0.01, 1, outputs)
+    # Trained weights are float32, and come back as such from a weight file.
+    weight = generator.normal(0, 0.3, (outputs, 4, 3, 3)).astype(np.float32).astype(np.float64)
+    bias = generator.normal(0, 5, outputs).astype(np.float32).astype(np.float64)
+    low, high = np.full(outputs, -(2**20), np.int32), np.full(outputs, 2**20, np.int32)
+
+    def requantised(weight: np.ndarray, bias: np.ndarray) -> ExactLayer:
+        return quantise(
+            weight, bias, input_limit=limit, unit_in=unit_in, unit_out=unit_out, low=low, high=high
+        )
+
+    layer = requantised(weight, bias)
+    back = [
+        array.astype(np.float32).astype(np.float64)
+        for array in dequantise(layer, unit_in=unit_in, unit_out=unit_out)
+    ]
+    again = requantised(*back)
+    for field in ("weight", "bias", "multiplier", "shift"):
+        np.testing.assert_array_equal(getattr(again, field), getattr(layer, field))
+
+    plane = generator.integers(-limit, limit + 1, (4, 6, 6)).astype(np.int32)
+    exact = F.conv2d(
+        torch.from_numpy(plane * unit_in)[None], torch.from_numpy(weight),
+        torch.from_numpy(bias), padding=1,
+    )[0].numpy() / unit_out[:, None, None]  # fmt: skip
+    error = np.abs(layer(plane) - exact)
+    assert error.max() <= 0.51 + 1e-4 * np.abs(exact).max()
+
+
+def test_quantised_latents_are_what_the_walk_wants(tiny: CdcCodec, photograph: np.ndarray) -> None:
+    latents = tiny.quantise(tiny.analyse(photograph[:90, :130]), 7)
+    assert latents["y"].shape == (TINY.y_channels, 6, 9)
+    assert latents["z"].shape == (TINY.z_channels, 2, 3)
+    coded = tiny.walk.code(Meter(), latents, 130, 90, 7)
+    # The walk rounds to whole steps from the mean, and y counts in 64ths of a step.
+    assert np.abs(coded["y"] - latents["y"]).max() <= MEAN_ONE // 2
+    np.testing.assert_array_equal(coded["z"], latents["z"])
+
+
+def test_a_higher_point_quantises_more_finely(tiny: CdcCodec, photograph: np.ndarray) -> None:
+    analysis = tiny.analyse(photograph[:128, :128])
+    bits = []
+    for point in range(tiny.walk.rate_points):
+        meter = Meter()
+        tiny.walk.code(meter, tiny.quantise(analysis, point), 128, 128, point)
+        bits.append(meter.total_bits)
+    assert bits == sorted(bits)
+
+
+def test_analysis_in_tiles_is_that_of_the_whole(
+    tiny: CdcCodec, photograph: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = photograph[:400, :450]
+    whole = tiny.analyse(pixels)
+    monkeypatch.setattr(tiles, "ANALYSIS_TILE", 128)
+    tiled = tiny.analyse(pixels)
+    assert whole.shape == tiled.shape == (TINY.y_channels, 25, 29)
+    torch.testing.assert_close(tiled, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_the_first_step_depends_on_the_file_alone(tiny: CdcCodec, photograph: np.ndarray) -> None:
+    latents = tiny.walk.code(
+        Meter(), tiny.quantise(tiny.analyse(photograph[:64, :64]), 9), 64, 64, 9
+    )
+    images = [
+        tiny.synthesise(latents, 64, 64, 9, Decoding(1, "ddim", seed, 0.8)).astype(int)
+        for seed in (1, 2)
+    ]
+    assert np.abs(images[0] - images[1]).max() <= 2
+
+
+def test_training_counts_the_bits_that_the_walk_spends(
+    tiny: CdcCodec, photograph: np.ndarray
+) -> None:
+    pixels = photograph[:256, :256]
+    point = tiny.walk.rate_points - 1
+    meter = Meter()
+    tiny.walk.code(meter, tiny.quantise(tiny.analyse(pixels), point), 256, 256, point)
+    x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    with torch.no_grad():
+        coded = code(tiny.network, x, torch.ones(1), torch.Generator().manual_seed(0))
+    assert coded.bpp.item() == pytest.approx(meter.total_bits / 256**2, rel=0.1)
+
+
+def test_the_float_gaussian_agrees_with_the_tables(tiny: CdcCodec) -> None:
+    tables = tiny.walk.tables
+    for index in (0, 16, 40, 63):
+        values = torch.arange(-3, 4)
+        bits = gaussian_bits(values.float(), torch.full((7,), float(index)))
+        start = int(tables.starts[index])
+        costs = tables.costs[start + values.numpy() - tables.lows[index]] if index else None
+        if costs is not None:
+            np.testing.assert_allclose(bits.numpy(), costs, atol=0.02)
+
+
+def descend(
+    objective: objectives.BaseObjective | objectives.ChainObjective,
+    batch: Tensor,
+    *,
+    steps: int,
+    learning_rate: float,
+    chain: int = 1,
+) -> Iterator[dict[str, float]]:
+    """Take optimiser steps on one batch, with the same random numbers in each chain of them."""
+    optimizer = torch.optim.Adam(objective.parameters(), lr=learning_rate)
+    for step in range(steps):
+        if step % chain == 0:
+            generator = torch.Generator().manual_seed(0)
+        loss, logs = objective.loss(lambda: batch, generator)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        assert np.isfinite(list(logs.values())).all()
+        yield {**logs, "total": loss.item()}
+
+
+def test_ten_steps_of_the_base_stage_lower_its_loss(network: CdcNetwork, batch: Tensor) -> None:
+    objective = objectives.BaseObjective(network, objectives.BaseConfig(rate_warmup_steps=0))
+    before = network.g_a.stem.weight.detach().clone()
+    logs = list(descend(objective, batch, steps=10, learning_rate=2e-3))
+    assert logs[-1]["total"] < 0.95 * logs[0]["total"]
+    assert logs[-1]["bpp_low"] < logs[-1]["bpp_high"]
+    assert not torch.equal(before, network.g_a.stem.weight)
+
+
+def test_the_rate_term_grows_during_its_warm_up(network: CdcNetwork, batch: Tensor) -> None:
+    objective = objectives.BaseObjective(network, objectives.BaseConfig(rate_warmup_steps=100))
+    generator = torch.Generator()
+    losses = []
+    for _ in range(3):
+        with torch.no_grad():
+            losses.append(objective.loss(lambda: batch, generator.manual_seed(0))[0].item())
+    assert losses == sorted(losses)
+    assert losses[0] < losses[-1]
+
+
+def test_the_chain_stage_lowers_its_losses_and_leaves_the_bits_alone(
+    network: CdcNetwork, batch: Tensor, lpips: Path, tmp_path: Path
+) -> None:
+    config = objectives.ChainConfig(lpips=str(lpips), chain_steps=(2,), adversarial=0.0)
+    before = integers(network, batch, 0.4)
+    frozen = {
+        id(parameter): parameter.detach().clone() for parameter in network.entropy_parameters()
+    }
+    model_id = export.walk_of(network).model_id
+    objective = objectives.ChainObjective(network, config)
+    logs = list(descend(objective, batch, steps=10, learning_rate=2e-3, chain=2))
+
+    assert [("first" in log, "lpips" in log) for log in logs] == [(True, False), (False, True)] * 5
+    first, later = logs[::2], logs[1::2]
+    assert first[-1]["total"] < first[0]["total"]
+    assert later[-1]["total"] < later[0]["total"]
+
+    for parameter in network.entropy_parameters():
+        assert not parameter.requires_grad
+        assert torch.equal(parameter, frozen[id(parameter)])
+    for old, new in zip(before, integers(network, batch, 0.4), strict=True):
+        assert torch.equal(old, new)
+    assert export.walk_of(network).model_id == model_id
+    trained = {id(parameter) for parameter in objective.parameters()}
+    assert trained.isdisjoint(frozen)
+    assert len(trained) + len(frozen) == len(list(network.parameters()))
+
+
+def test_a_chain_has_as_many_links_as_steps_and_then_takes_the_next_batch(
+    network: CdcNetwork, batch: Tensor, lpips: Path
+) -> None:
+    objective = objectives.ChainObjective(
+        network, objectives.ChainConfig(lpips=str(lpips), chain_steps=(3,))
+    )
+    taken = 0
+
+    def batches() -> Tensor:
+        nonlocal taken
+        taken += 1
+        return batch
+
+    generator = torch.Generator().manual_seed(0)
+    judge = [p.detach().clone() for p in objective.discriminator.parameters()]
+    firsts = []
+    for _ in range(6):
+        _loss, logs = objective.loss(batches, generator)
+        firsts.append("first" in logs)
+    assert firsts == [True, False, False] * 2
+    assert taken == 2
+    changed = zip(judge, objective.discriminator.parameters(), strict=True)
+    assert any(not torch.equal(old, new) for old, new in changed)
+    assert set(objective.modules()) == {"discriminator"}
+
+
+def test_the_links_of_training_are_the_steps_of_the_sampler(
+    network: CdcNetwork, batch: Tensor, lpips: Path
+) -> None:
+    """The state after two links is what ddim would have been in with the same start."""
+    config = objectives.ChainConfig(lpips=str(lpips), chain_steps=(4,))
+    objective = objectives.ChainObjective(network, config)
+    generator = torch.Generator().manual_seed(1)
+    objective.loss(lambda: batch, generator)
+    state = objective.state
+    assert state is not None
+    assert state.base is not None
+    x_t, x_0, n = state.x_t, state.base, state.indices[0]
+    alpha_bar = schedules.cosine(TINY.train_steps).alpha_bar
+    m = state.indices[1]
+    signal, noise = alpha_bar[m] ** 0.5, (1 - alpha_bar[m]) ** 0.5
+    eps = (x_t - signal * x_0) / noise
+    start = alpha_bar[n] ** 0.5 * x_0 + (1 - alpha_bar[n]) ** 0.5 * eps
+    assert start.std().item() == pytest.approx(config.gamma, rel=0.02)
+
+
+def test_the_perceptual_loss_is_zero_for_equal_images(lpips: Path, batch: Tensor) -> None:
+    network = Lpips.load(lpips)
+    assert torch.equal(network(batch, batch), torch.zeros(4))
+    assert (network(batch, batch.flip(0)) > 0).all()
+    with pytest.raises(WeightsError):
+        Lpips.load(lpips.with_name("missing.safetensors"))
+
+
+def test_one_rate_point_is_a_model_too(tmp_path: Path, photograph: np.ndarray) -> None:
+    path = tmp_path / "single.safetensors"
+    export.write(build(replace(TINY, points=1), seed=0), path)
+    walk = families.open_walk("cdc", path)
+    assert walk.rate_points == 1
+    assert isinstance(walk, CdcWalk)
+    codec = CdcCodec.load(path, walk, "cpu")
+    latents = walk.code(Meter(), codec.quantise(codec.analyse(photograph[:32, :32]), 0), 32, 32, 0)
+    pixels = codec.synthesise(latents, 32, 32, 0, Decoding(2, "ddim", 0, 0.8))
+    assert pixels.shape == (32, 32, 3)
