@@ -206,9 +206,9 @@ def test_the_environment_may_also_say_online(monkeypatch, hub, value):
 def test_plain_http_is_refused():
     with pytest.raises(WeightsError, match="not an https address"):
         weights.open_https("http://127.0.0.1/a.safetensors")
-    with pytest.raises(WeightsError, match="not bundled, local or an https address"):
+    with pytest.raises(WeightsError, match="not bundled, local, an https address or a full path"):
         remote_file("a.safetensors", location="http://hub.example/a.safetensors")
-    with pytest.raises(WeightsError, match="not bundled, local or an https address"):
+    with pytest.raises(WeightsError, match="not bundled, local, an https address or a full path"):
         remote_file("a.safetensors", location="file:///etc/passwd")
 
 

