@@ -230,7 +230,8 @@ def encode(
             budget, target_bpp = int(size), 8 * size / pixels
         point, data, writer = _fit(write, measure, points, budget)
         if len(data) > budget:
-            smallest = f"the smallest file has {len(data)} bytes, {8 * len(data) / pixels:.4f} bpp"
+            smallest_bpp = 8 * len(data) / pixels
+            smallest = f"the smallest possible file has {len(data)} bytes, {smallest_bpp:.4f} bpp"
             if bpp is not None or size is not None:
                 raise InputError(
                     f"{budget} bytes are too few for this image and {model}", hint=smallest

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -393,3 +394,25 @@ def test_one_rate_point_is_a_model_too(tmp_path: Path, photograph: np.ndarray) -
     latents = walk.code(Meter(), codec.quantise(codec.analyse(photograph[:32, :32]), 0), 32, 32, 0)
     pixels = codec.synthesise(latents, 32, 32, 0, Decoding(2, "ddim", 0, 0.8))
     assert pixels.shape == (32, 32, 3)
+
+
+def test_training_starts_as_a_block_transform_that_gives_the_image_back(
+    photograph: np.ndarray,
+) -> None:
+    pixels = photograph[: len(photograph) // 16 * 16, : photograph.shape[1] // 16 * 16]
+    x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    config = replace(TINY, y_channels=64)
+
+    def batches() -> Tensor:
+        side = 64
+        tops = range(0, x.shape[2] - side + 1, 16)
+        return torch.cat([x[..., top : top + side, :side] for top in tops])
+
+    with mock.patch.dict(objectives.PRESETS, {"wide": config}):
+        network = objectives.initial("wide", 0, batches)
+    with torch.no_grad():
+        y = network.g_a(x[..., :64])
+        u = torch.tensor([0.5])
+        x_0 = objectives.first_link(network, y, x[..., :64], u)
+    # 64 of 768 coefficients, without rounding, and networks that add nothing yet.
+    assert objectives.psnr(x_0, x[..., :64]) > 25

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 MODULATION_UNIT = 10.0
 """Modulations are trained in this unit: they must set noise levels apart before the convolutions,
 which all levels share, give in to the average of what these want."""

@@ -48,6 +48,10 @@ class Crops:
     def __init__(self, images: list[np.ndarray], crop: int, seed: int) -> None:
         self.images = images
         self.crop = crop
+        self.restart(seed)
+
+    def restart(self, seed: int) -> None:
+        """Draw from here on as a new object with this seed would."""
         self.random = np.random.default_rng(seed)
 
     def batch(self, count: int) -> Tensor:

@@ -47,8 +47,8 @@ class Trainable(Protocol):
 
     OBJECTIVES: Mapping[str, tuple[Callable[..., Objective], type]]
 
-    def initial(self, preset: str, seed: int) -> nn.Module:
-        """Return random networks."""
+    def initial(self, preset: str, seed: int, batches: Callable[[], Tensor]) -> nn.Module:
+        """Return the networks that training starts with; batches are there to learn from."""
 
     def read(self, path: Path) -> nn.Module:
         """Return the networks of a weight file."""
@@ -87,66 +87,130 @@ def train(
     if not resume and (run_dir / checkpoint.NAME).exists():
         raise InputError(f"{run_dir} holds a run already", hint="--resume goes on with it")
     where = pick(device)
-    family = cast(Trainable, families.training(weights.find(recipe.model).family))
-    network = initial(family, recipe, recipe_path.parent).to(
-        where, memory_format=torch.channels_last
-    )  # type: ignore[call-overload]
-    objective = make_objective(family, recipe, network, recipe_path.parent)
-    average = copy.deepcopy(network).requires_grad_(False)
-    trained = objective.parameters()
-    optimizer = torch.optim.Adam(trained, lr=recipe.learning_rate, betas=(0.9, 0.99))
-    kept = {"network": network, "average": average, **objective.modules()}
-    progress = checkpoint.Progress()
-    if resume:
-        progress = checkpoint.restore(run_dir, kept, optimizer, trained)
-
-    photographs = data.find(str(recipe_path.parent / recipe.data), recipe.crop)
-    crops = data.Crops(photographs, recipe.crop, recipe.seed + progress.step)
-    generator = torch.Generator(where).manual_seed(recipe.seed + progress.step)
+    folder = recipe_path.parent
+    photographs = data.find(str(folder / recipe.data), recipe.crop)
+    crops = data.Crops(photographs, recipe.crop, recipe.seed)
 
     def batches() -> Tensor:
         return crops.batch(recipe.batch).to(where, memory_format=torch.channels_last)
 
-    begun = saved = time.monotonic()
-    spent_before = progress.seconds
-    first_step = progress.step
-    sums: dict[str, list[float]] = {}
-    while True:
-        elapsed = time.monotonic() - begun
-        done = max(progress.step / recipe.steps, elapsed / (60 * minutes) if minutes else 0.0)
-        if done >= 1:
-            break
-        rise = min(1.0, (progress.step - first_step + 1) / max(1, recipe.warmup_steps))
-        fall = (
-            recipe.final_fraction + (1 - recipe.final_fraction) * (1 + math.cos(math.pi * done)) / 2
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * rise * fall
-        loss, figures = objective.loss(batches, generator)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(trained, recipe.clip)
-        if torch.isfinite(norm):  # a single bad batch must not end a run of hours
-            optimizer.step()
-        progress.step += 1
-        _follow(average, network, min(recipe.ema, (1 + progress.step) / (10 + progress.step)))
-        progress.seconds = spent_before + time.monotonic() - begun
-        for name, value in {**figures, "gradient": norm.item()}.items():
-            sums.setdefault(name, []).append(value)
-        if progress.step % REPORT_STEPS == 0:
-            means = {name: sum(values) / len(values) for name, values in sums.items()}
-            report({"step": progress.step, "seconds": progress.seconds, "done": done, **means})
-            sums = {}
+    family = cast(Trainable, families.training(weights.find(recipe.model).family))
+    network = initial(family, recipe, folder, batches)
+    network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    objective = make_objective(family, recipe, network, folder)
+    run = _Run(recipe, network, objective)
+    if resume:
+        run.progress = checkpoint.restore(run_dir, run.kept, run.optimizer, run.trained)
+        crops.restart(recipe.seed + run.progress.step)
+    generator = torch.Generator(where).manual_seed(recipe.seed + run.progress.step)
+    pace = _Pace(recipe, minutes, run.progress)
+    figures = _Means()
+    saved = time.monotonic()
+    while not pace.finished():
+        figures.add(run.step(lambda: objective.loss(batches, generator), pace.learning_rate()))
+        run.progress.seconds = pace.seconds()
+        if run.progress.step % REPORT_STEPS == 0:
+            place = {"step": run.progress.step, "seconds": pace.seconds(), "done": pace.done()}
+            report(place | figures.take())
         if time.monotonic() - saved > CHECKPOINT_SECONDS:
-            checkpoint.store(run_dir, progress, kept, optimizer, trained)
+            checkpoint.store(run_dir, run.progress, run.kept, run.optimizer, run.trained)
             saved = time.monotonic()
-    checkpoint.store(run_dir, progress, kept, optimizer, trained)
+    checkpoint.store(run_dir, run.progress, run.kept, run.optimizer, run.trained)
     path = run_dir / f"{recipe.model}.safetensors"
-    family.write(average.cpu(), path)
+    family.write(run.average.cpu(), path)
     return path
 
 
-def initial(family: Trainable, recipe: config.Recipe, folder: Path) -> nn.Module:
+class _Run:
+    """What training moves: the network, its moving average, the optimiser."""
+
+    def __init__(self, recipe: config.Recipe, network: nn.Module, objective: Objective) -> None:
+        self.recipe = recipe
+        self.network = network
+        self.average = copy.deepcopy(network).requires_grad_(False)
+        self.trained = objective.parameters()
+        self.optimizer = torch.optim.Adam(self.trained, lr=recipe.learning_rate, betas=(0.9, 0.99))
+        self.kept = {"network": network, "average": self.average, **objective.modules()}
+        self.progress = checkpoint.Progress()
+
+    def step(
+        self, loss_of: Callable[[], tuple[Tensor, dict[str, float]]], learning_rate: float
+    ) -> dict[str, float]:
+        """Make one update and return what there is to report."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        loss, figures = loss_of()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.recipe.clip)
+        if torch.isfinite(norm):  # a single bad batch must not end a run of hours
+            self.optimizer.step()
+        self.progress.step += 1
+        step = self.progress.step
+        decay = min(self.recipe.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.average.parameters()), list(self.network.parameters()), 1 - decay
+            )
+        return {**figures, "gradient": norm.item()}
+
+
+class _Pace:
+    """How far a run is, by updates or by time, and what its learning rate is there."""
+
+    def __init__(
+        self, recipe: config.Recipe, minutes: float | None, progress: checkpoint.Progress
+    ) -> None:
+        self.recipe = recipe
+        self.minutes = minutes
+        self.progress = progress
+        self.first_step = progress.step
+        self.spent_before = progress.seconds
+        self.begun = time.monotonic()
+
+    def seconds(self) -> float:
+        """Seconds spent on the run, those before it was resumed included."""
+        return self.spent_before + time.monotonic() - self.begun
+
+    def done(self) -> float:
+        """Part of the run that is behind us, 0..1 and beyond."""
+        by_time = (time.monotonic() - self.begun) / (60 * self.minutes) if self.minutes else 0.0
+        return max(self.progress.step / self.recipe.steps, by_time)
+
+    def finished(self) -> bool:
+        """Tell whether updates or time are used up."""
+        return self.done() >= 1
+
+    def learning_rate(self) -> float:
+        """Rise linearly, fall by a cosine."""
+        since = self.progress.step - self.first_step
+        rise = min(1.0, (since + 1) / max(1, self.recipe.warmup_steps))
+        final = self.recipe.final_fraction
+        fall = final + (1 - final) * (1 + math.cos(math.pi * min(self.done(), 1.0))) / 2
+        return self.recipe.learning_rate * rise * fall
+
+
+class _Means:
+    """Means of figures since they were last taken."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[float]] = {}
+
+    def add(self, figures: dict[str, float]) -> None:
+        """Note the figures of one update; not all updates have the same ones."""
+        for name, value in figures.items():
+            self.values.setdefault(name, []).append(value)
+
+    def take(self) -> dict[str, float]:
+        """Return the means and start anew."""
+        means = {name: sum(values) / len(values) for name, values in self.values.items()}
+        self.values = {}
+        return means
+
+
+def initial(
+    family: Trainable, recipe: config.Recipe, folder: Path, batches: Callable[[], Tensor]
+) -> nn.Module:
     """Return the network that a recipe starts from.
 
     Raises:
@@ -154,7 +218,7 @@ def initial(family: Trainable, recipe: config.Recipe, folder: Path) -> nn.Module
         WeightsError: If the weights to go on from can't be had.
     """
     if recipe.init == "random":
-        return family.initial(recipe.preset, recipe.seed)
+        return family.initial(recipe.preset, recipe.seed, batches)
     if recipe.init == "bundled":
         (path, *_rest) = weights.resolve(recipe.model)
         return family.read(path)
@@ -177,9 +241,3 @@ def make_objective(
     if "lpips" in table:
         table["lpips"] = str(folder / table["lpips"])
     return kind(network, config.fill(options, table, f"options of {recipe.objective}"))
-
-
-@torch.no_grad()
-def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """Move the average towards the network."""
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)

@@ -87,4 +87,4 @@ class Denoiser(nn.Module):
         h16 = self.middle(h16, condition)
         h = self.up8(self.join8(torch.cat([self.grow8(h16), h8], 1)), condition)
         h = self.up4(self.join4(torch.cat([self.grow4(h), h4], 1)), condition)
-        return linear + F.pixel_shuffle(self.head(h), 4)
+        return linear + F.pixel_shuffle(self.head(h), 4).float()

@@ -134,15 +134,20 @@ def detail_energy(x_0: Tensor, x: Tensor) -> Tensor:
 
 
 def grid_energy(x_0: Tensor, x: Tensor) -> Tensor:
-    """Measure patterns of period 4, of which photographs [B, 3, H, W] in -1..1 have none.
+    """Measure grids of periods 4 and 16, of which photographs [B, 3, H, W] in -1..1 have none.
 
-    The networks draw blocks of 4x4 pixels, and the perceptual terms hardly mind a faint grid; the
-    eye does. The error is averaged over 32x32 pixels for each of the 16 places in a block; what is
-    left there, less the mean of all places, is grid. Squared, on 0..255.
+    The networks draw blocks of 4x4 pixels upon blocks of 16x16, and the perceptual terms hardly
+    mind a faint grid; the eye does. For each place in a block the error is averaged over many
+    blocks, some hundred, so that true errors cancel; what is left there, less the mean of all
+    places, is grid. Squared, on 0..255.
     """
-    places = F.avg_pool2d(F.pixel_unshuffle(x_0 - x, 4), 8).unflatten(1, (3, 16))
-    grid = places - places.mean(2, keepdim=True)
-    return grid.square().mean() * (255.0**2 / 4)
+    total = torch.zeros((), device=x.device)
+    for period, pieces in ((4, 3), (16, 1)):
+        places = F.adaptive_avg_pool2d(F.pixel_unshuffle(x_0 - x, period), pieces)
+        places = places.reshape(len(x), 3, period**2, pieces, pieces)
+        grid = places - places.mean(2, keepdim=True)
+        total = total + grid.square().mean() * (255.0**2 / 4)
+    return total
 
 
 def freeze_bits(network: CdcNetwork) -> None:

@@ -38,11 +38,15 @@ from cdcodec.families.cdc.loss import (
     lagrangian,
 )
 from cdcodec.families.cdc.network import CdcNetwork, build
+from cdcodec.families.cdc.start import BLOCK, initialise
 from cdcodec.nn.device import autocast
 from cdcodec.nn.discriminator import PatchDiscriminator, hinge
 from cdcodec.nn.perceptual import Lpips
 
 __all__ = ["OBJECTIVES", "initial", "read", "write"]
+
+START_BLOCKS = 40_000
+"""Blocks of photographs from which the first transform is computed."""
 
 Batches = Callable[[], Tensor]
 """Gives the next batch of crops [B, 3, H, W] in -1..1."""
@@ -107,7 +111,7 @@ class ChainConfig:
         lpips: File with the weights of the perceptual loss.
         colour: As in the base stage.
         first: Of the first link's distortion, which shares its networks with the later links.
-        grid: Of patterns of period 4, on all links.
+        grid: Of grids in step with the networks' blocks, on all links.
         distortion: Of the squared error on -1..1, on later links.
         perceptual: Of LPIPS, on later links; rho / (1 - rho) of eq. 9 is its ratio to distortion.
         energy: Of the error in the energy of fine detail, on later links.
@@ -119,12 +123,12 @@ class ChainConfig:
 
     lpips: str = "lpips_squeeze.safetensors"
     colour: float = 2.0
-    first: float = 3.0
-    grid: float = 0.02
+    first: float = 5.0
+    grid: float = 0.1
     distortion: float = 8.0
-    perceptual: float = 1.0
+    perceptual: float = 2.0
     energy: float = 0.1
-    adversarial: float = 0.1
+    adversarial: float = 0.12
     discriminator_lr: float = 2e-4
     chain_steps: tuple[int, ...] = (2, 2, 3, 5, 5)
     gamma: float = 0.8
@@ -272,15 +276,21 @@ def psnr(x_0: Tensor, x: Tensor) -> float:
     return float((10 * torch.log10(4 / error.clamp_min(1e-9))).mean())
 
 
-def initial(preset: str, seed: int) -> CdcNetwork:
-    """Return random networks of a preset.
+def initial(preset: str, seed: int, batches: Batches) -> CdcNetwork:
+    """Return networks of a preset as training starts with them, see start.initialise.
 
     Raises:
         InputError: If there is no such preset.
     """
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset}, not one of {', '.join(PRESETS)}")
-    return build(PRESETS[preset], seed)
+    network = build(PRESETS[preset], seed)
+    blocks: list[Tensor] = []
+    while sum(map(len, blocks)) < START_BLOCKS:
+        patches = F.pixel_unshuffle(batches().cpu(), BLOCK)
+        blocks.append(patches.permute(0, 2, 3, 1).flatten(0, 2))
+    initialise(network, torch.cat(blocks).numpy())
+    return network
 
 
 OBJECTIVES: dict[str, tuple[type, type]] = {

@@ -118,7 +118,9 @@ class Context(nn.Module):
         Returns:
             The linear estimate of x_0 [B, 3, H, W] and maps at 1/4, 1/8 and 1/16 of the image.
         """
-        linear = F.pixel_shuffle(self.linear(y_hat), 16)
+        # In bfloat16 a smooth sky would have steps of half a grey level.
+        with torch.autocast(y_hat.device.type, enabled=False):
+            linear = F.pixel_shuffle(self.linear(y_hat.float()), 16)
         at16 = self.stack16(self.stem(y_hat), rate)
         at8 = self.stack8(self.up8(at16), rate)
         at4 = self.stack4(self.up4(at8), rate)
