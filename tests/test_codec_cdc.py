@@ -107,6 +107,16 @@ def test_exporting_what_was_exported_gives_the_same_file(
     )
 
 
+def test_the_layout_of_weights_in_memory_does_not_change_the_file(
+    network: CdcNetwork, tmp_path: Path
+) -> None:
+    export.write(network, tmp_path / "rows.safetensors")
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    export.write(network, tmp_path / "channels.safetensors")
+    rows, channels = (tmp_path / f"{name}.safetensors" for name in ("rows", "channels"))
+    assert rows.read_bytes() == channels.read_bytes()
+
+
 def test_the_bundled_weights_export_to_their_own_model_id(tiny: CdcCodec) -> None:
     assert export.walk_of(tiny.network).model_id == tiny.walk.model_id
 
