@@ -51,9 +51,7 @@ def write(network: CdcNetwork, path: Path) -> None:
         if not np.abs(tensor).max() < np.finfo(np.float16).max:
             raise OverflowError(f"{name} is beyond float16: training has diverged")
     # safetensors writes an array's memory as it lies, and training keeps channels last.
-    halves = {
-        name: np.ascontiguousarray(tensor, np.float16) for name, tensor in tensors.items()
-    }
+    halves = {name: np.ascontiguousarray(tensor, np.float16) for name, tensor in tensors.items()}
     metadata = {METADATA_KEY: describe(network.config)}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
