@@ -22,7 +22,7 @@ from cdcodec.entropy.quantise import dequantise, quantise
 from cdcodec.entropy.tables import MAX_MAGNITUDE, gaussian_tables
 from cdcodec.errors import WeightsError
 from cdcodec.families.cdc.config import METADATA_KEY, CdcConfig, describe, parse
-from cdcodec.families.cdc.network import CdcNetwork
+from cdcodec.families.cdc.network import CdcNetwork, build
 from cdcodec.families.cdc.transforms import HyperSynthesis
 from cdcodec.families.cdc.walk import EXACT_PREFIX, MEAN_ONE, CdcWalk
 
@@ -67,8 +67,7 @@ def read(path: Path) -> CdcNetwork:
     """
     metadata, stored = read_tensors(path)
     config = parse(metadata, CdcConfig)
-    with torch.device("meta"):  # no time for random numbers that are overwritten at once
-        network = CdcNetwork(config)
+    network = build(config)  # on the meta device it would take torch a second of imports
     tensors = {name: tensor.float() for name, tensor in stored.items()}
     tensors |= float_h_s(CdcWalk.load(path))
     try:
