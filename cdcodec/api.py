@@ -20,7 +20,7 @@ from cdcodec.bitstream import container as box
 from cdcodec.bitstream.container import Chunk, ChunkType, Container, Header
 from cdcodec.codec import DecoderInfo, Decoding, Latents, Progress, Walk
 from cdcodec.entropy.coder import Meter, Reader, Writer
-from cdcodec.errors import BitstreamError, InputError
+from cdcodec.errors import BitstreamError, InputError, OutOfReach
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -154,7 +154,8 @@ def encode(
         offline: Never fetch weights.
 
     Raises:
-        InputError: If the image can't be read, or the target is below what the model can do.
+        InputError: If the image can't be read.
+        OutOfReach: If the target is below what the model can do; an InputError too.
         WeightsError: If the weights can't be had.
     """
     if sum(target is not None for target in (bpp, size, quality)) > 1:
@@ -233,7 +234,7 @@ def encode(
             smallest_bpp = 8 * len(data) / pixels
             smallest = f"the smallest possible file has {len(data)} bytes, {smallest_bpp:.4f} bpp"
             if bpp is not None or size is not None:
-                raise InputError(
+                raise OutOfReach(
                     f"{budget} bytes are too few for this image and {model}", hint=smallest
                 )
             notes.append(f"{DEFAULT_BPP} bpp are too few for an image so small: {smallest}")

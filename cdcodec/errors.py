@@ -4,6 +4,7 @@ The tree, with the exit code that the command line gives for each::
 
     CdcError                1
     ├── InputError          3   an image or an argument that can't be used
+    │   └── OutOfReach          a target that no file of this image can meet
     ├── BitstreamError      4   a compressed file that is damaged, or isn't one
     ├── UnsupportedError    5   a sound file that asks for what this version can't do
     ├── WeightsError        6   weights that are unknown, missing or don't match
@@ -43,6 +44,10 @@ class InputError(CdcError):
     """An image or an argument can't be used."""
 
     exit_code = 3
+
+
+class OutOfReach(InputError):
+    """A target is below the smallest file that can be made of an image."""
 
 
 class BitstreamError(CdcError):

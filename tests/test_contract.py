@@ -209,6 +209,15 @@ def test_tiles_hardly_show(subject: Subject, photograph: Image.Image) -> None:
     assert psnr(tiled, whole) >= TILED_PSNR_DB
 
 
+@pytest.mark.parametrize("side", [0, 64, 301])
+def test_an_impossible_tile_is_refused(
+    subject: Subject, photograph: Image.Image, side: int
+) -> None:
+    file = subject.encode(photograph, quality=0).data
+    with pytest.raises(InputError, match=f"^{side} pixels are no side of a tile"):
+        decoded(file, tile=side)
+
+
 def test_the_target_is_kept_and_used_up(subject: Subject, photograph: Image.Image) -> None:
     smallest, largest = (len(subject.encode(photograph, quality=q).data) for q in (0, 100))
     for target in np.geomspace(smallest + 40, largest - 1, 4).astype(int).tolist():

@@ -45,7 +45,7 @@ class CdcConfig:
     condition: int = 64
     anchors: int = 8
     points: int = 256
-    lambda_range: tuple[float, float] = (2.5e-5, 8e-3)
+    lambda_range: tuple[float, float] = (1.6e-5, 6e-3)
     train_steps: int = 8193
 
 

@@ -69,12 +69,20 @@ def read(path: Path) -> CdcNetwork:
     config = parse(metadata, CdcConfig)
     network = build(config)  # on the meta device it would take torch a second of imports
     tensors = {name: tensor.float() for name, tensor in stored.items()}
-    tensors |= float_h_s(CdcWalk.load(path))
+    fill(network, tensors | float_h_s(CdcWalk.load(path)), path)
+    return network
+
+
+def fill(network: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Give a network the tensors of a weight file.
+
+    Raises:
+        WeightsError: If names or shapes aren't the network's.
+    """
     try:
         network.load_state_dict(tensors, strict=True, assign=True)
     except RuntimeError as error:
         raise WeightsError(f"weights {path.name} do not fit their configuration") from error
-    return network
 
 
 def read_metadata(path: Path) -> str:

@@ -96,16 +96,24 @@ def lagrangian(network: CdcNetwork, u: Tensor) -> Tensor:
     return low * (high / low) ** u
 
 
-def distortion(x_0: Tensor, x: Tensor, colour: float) -> Tensor:
-    """Squared error on 0..255 per image [B], plus `colour` times that of 8x8 block means.
+def distortion(x_0: Tensor, x: Tensor, colour: float, hue: float) -> Tensor:
+    """Squared error on 0..255 per image [B], with more weight on colour than pixels would give it.
 
-    The second term answers the commonest fault of small models at low rates, colour casts:
-    the eye sees them long before the plain squared error does.
+    The commonest fault of small models at low rates is a colour cast, which the eye sees long
+    before the plain squared error does.
+
+    Args:
+        x_0: Estimate [B, 3, H, W] in -1..1.
+        x: Original, likewise.
+        colour: Weight of the squared error of 8x8 block means.
+        hue: Weight of the part of that error which isn't grey: what is left of the three channels'
+            errors when their mean is taken away.
     """
     error = x_0 - x
-    plain = error.square().mean((1, 2, 3))
-    blocks = F.avg_pool2d(error, 8).square().mean((1, 2, 3))
-    return (plain + colour * blocks) * (255.0**2 / 4)
+    blocks = F.avg_pool2d(error, 8)
+    tint = blocks - blocks.mean(1, keepdim=True)
+    plain, cast, shift = (t.square().mean((1, 2, 3)) for t in (error, blocks, tint))
+    return (plain + colour * cast + hue * shift) * (255.0**2 / 4)
 
 
 def balance(lam: Tensor) -> Tensor:

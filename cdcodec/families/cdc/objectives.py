@@ -60,11 +60,13 @@ class BaseConfig:
 
     Attributes:
         colour: Of the squared error of 8x8 block means, relative to the plain one.
+        hue: Of the part of that error which isn't grey.
         rate_warmup_steps: Steps over which the rate term grows to its full weight: with all of it
             from the start, training falls into grey images.
     """
 
     colour: float = 2.0
+    hue: float = 6.0
     rate_warmup_steps: int = 600
 
 
@@ -90,7 +92,7 @@ class BaseObjective:
         u = rate_positions(x, generator)
         coded = code(self.network, x, u, generator)
         x_0 = first_link(self.network, coded.y_hat, x, u)
-        error = distortion(x_0, x, self.config.colour)
+        error = distortion(x_0, x, self.config.colour, self.config.hue)
         lam = lagrangian(self.network, u)
         self.step += 1
         rate_weight = min(1.0, 0.05 + self.step / max(1, self.config.rate_warmup_steps))
@@ -109,7 +111,7 @@ class ChainConfig:
 
     Attributes:
         lpips: File with the weights of the perceptual loss.
-        colour: As in the base stage.
+        colour: As in the base stage; hue likewise.
         first: Of the first link's distortion, which shares its networks with the later links.
         grid: Of grids in step with the networks' blocks, on all links.
         distortion: Of the squared error on -1..1, on later links.
@@ -123,6 +125,7 @@ class ChainConfig:
 
     lpips: str = "lpips_squeeze.safetensors"
     colour: float = 2.0
+    hue: float = 6.0
     first: float = 5.0
     grid: float = 0.1
     distortion: float = 8.0
@@ -188,7 +191,7 @@ class ChainObjective:
             ).float()
         if state.base is None:
             lam = lagrangian(self.network, u)
-            error = distortion(x_0, x, self.config.colour)
+            error = distortion(x_0, x, self.config.colour, self.config.hue)
             loss = self.config.first * (lam * error * balance(lam)).mean()
             logs = {"first": loss.item(), "psnr_first": psnr(x_0, x)}
             state.base = x_0.detach().clamp(-1, 1)
@@ -228,7 +231,7 @@ class ChainObjective:
         with autocast(x.device):
             perceptual = self.lpips(x_0, x).mean()
             opinion = self.discriminator(x_0, base).float().mean()
-        error = distortion(x_0, x, config.colour).mean() / (255**2 / 4)
+        error = distortion(x_0, x, config.colour, config.hue).mean() / (255**2 / 4)
         energy = detail_energy(x_0, x)
         loss = (
             config.distortion * error

@@ -32,9 +32,8 @@ from cdcodec.entropy.tables import (
     gaussian_tables,
     tables_from_pmf,
 )
-from cdcodec.errors import WeightsError
 from cdcodec.families.cdc import config
-from cdcodec.families.cdc.export import Z_LIMIT, read_tensors
+from cdcodec.families.cdc.export import Z_LIMIT, fill, read_tensors
 from cdcodec.families.cdc.paper import LEAK, PaperCdc, PaperConfig
 from cdcodec.families.cdc.walk import MEAN_ONE, CdcWalk
 from cdcodec.nn.prior import FactorizedPrior
@@ -70,10 +69,7 @@ def read(path: Path) -> PaperCdc:
     sizes = config.parse(metadata, PaperConfig)
     with torch.device("meta"):  # no time for random numbers that are overwritten at once
         network = PaperCdc(sizes)
-    try:
-        network.load_state_dict(tensors, strict=True, assign=True)
-    except RuntimeError as error:
-        raise WeightsError(f"weights {path.name} do not fit their configuration") from error
+    fill(network, tensors, path)
     return network
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from cdcodec.codec import DecoderInfo, Decoding, IntArray, Pixels, Progress
 from cdcodec.diffusion import noise, samplers, schedules, tiling
 from cdcodec.diffusion.prediction import Denoiser
+from cdcodec.errors import InputError
 from cdcodec.families.cdc.walk import Y_STRIDE
 
 ANALYSIS_TILE = 1024
@@ -84,10 +85,19 @@ def synthesise(
     """Render the pixels [16 h, 16 w, 3] that y [M, h, w] stands for in overlapping tiles.
 
     Tiles start and end at multiples of `multiple` pixels.
+
+    Raises:
+        InputError: If tiles of the side that was asked for don't.
     """
+    tile = decoding.tile
+    if tile < 2 * OVERLAP or tile % multiple:
+        raise InputError(
+            f"{tile} pixels are no side of a tile",
+            hint=f"multiples of {multiple} from {2 * OVERLAP} are",
+        )
     rows, columns = y.shape[1:]
     height, width = rows * Y_STRIDE, columns * Y_STRIDE
-    windows = tiling.tiles(height, width, decoding.tile, OVERLAP, multiple)
+    windows = tiling.tiles(height, width, tile, OVERLAP, multiple)
     assert decoding.steps is not None
     total = decoding.steps * len(windows)
     done = 0
