@@ -36,4 +36,5 @@ clean:
 .venv/dev.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) torch -e '.[dev]'
+	$(PIP) --no-deps piq
 	touch .venv/demo.stamp $@

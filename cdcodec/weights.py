@@ -14,6 +14,7 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 import urllib.error
 import urllib.request
@@ -32,7 +33,7 @@ else:
     import tomli as tomllib
 
 BUNDLED = "bundled"  # the file ships in the package
-LOCAL = "local"  # the user has the file and names its path; never fetched
+LOCAL = "local"  # the user has the file and adds it to the cache; never fetched
 # Any other location is an https address, or where `weights convert` put the file on this machine.
 
 _CHUNK_BYTES = 1 << 20
@@ -256,7 +257,7 @@ def resolve(
         WeightsError: A file is missing and may not be fetched, damaged, or the user's to provide.
     """
     weight_set = find(name, registry=registry)
-    paths = [(file, _path(weight_set, file)) for file in weight_set.files]
+    paths = [(file, _path(file)) for file in weight_set.files]
     if any(_is_remote(file) and not path.exists() for file, path in paths):
         if offline:
             raise _offline_error(weight_set)
@@ -327,6 +328,37 @@ def fetch(
         _cached(file) if _is_remote(file) else _checked(weight_set, file, thorough=False)
         for file in weight_set.files
     ]
+
+
+def add(name: str, path: Path, *, registry: Registry | None = None) -> Path:
+    """Copy the user's file of a weight set into the cache, and return where it is now.
+
+    Of a set of several files it is the one that has the name of `path`.
+
+    Raises:
+        WeightsError: The set has no such file, it is another file, or there is no room.
+    """
+    weight_set = find(name, registry=registry)
+    theirs = [file for file in weight_set.files if file.location == LOCAL]
+    if not theirs:
+        raise WeightsError(
+            f"no file of {name} is yours to provide", hint=f"run: cdcodec weights verify {name}"
+        )
+    expected = next((file for file in theirs if file.name == path.name), theirs[0])
+    verify_file(path, expected)
+    target = _cached(expected)
+    part = target.with_name(f"{expected.sha256}.{uuid.uuid4().hex}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(path, part)
+            verify_file(part, expected)  # the name in the cache vouches for large files
+            os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise _cache_error(error) from error
+    return target
 
 
 def cache_dir() -> Path:
@@ -429,13 +461,8 @@ def _advance(progress: Progress | None, done: int, total: int) -> Callable[[int]
     return lambda length: progress(done + length, total) if progress else None
 
 
-def _path(weight_set: WeightSet, file: WeightFile) -> Path:
+def _path(file: WeightFile) -> Path:
     """Return where a file is, or would be."""
-    if file.location == LOCAL:
-        raise WeightsError(
-            f"{file.name} of {weight_set.name} is yours to provide",
-            hint=f"name its path; it comes from {weight_set.source}",
-        )
     _require_hash(file)
     if file.location == BUNDLED:
         return Path(__file__).resolve().parent / "bundled" / file.name
@@ -464,13 +491,21 @@ def _is_cached(file: WeightFile) -> bool:
 
 
 def _checked(weight_set: WeightSet, file: WeightFile, *, thorough: bool) -> Path:
-    path = _path(weight_set, file)
+    path = _path(file)
     bundled = file.location == BUNDLED
     if bundled:
         kind, place, repair = "bundled", "the installation", "reinstall cdcodec"
     elif _is_own(file):
         kind, place = "converted", str(path.parent)
         repair = f"run: cdcodec weights convert CHECKPOINT --name {weight_set.name} --overwrite"
+    elif file.location == LOCAL:
+        kind, place = "added", f"the cache {cache_dir()}"
+        repair = f"run: cdcodec weights add {weight_set.name} FILE"
+        if not path.exists():
+            raise WeightsError(
+                f"{file.name} of {weight_set.name} is yours to provide",
+                hint=f"{repair}; it comes from {weight_set.source}",
+            )
     else:
         kind, place = "cached", f"the cache {cache_dir()}"
         repair = f"run: cdcodec weights fetch {weight_set.name}"

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -870,6 +870,37 @@ def test_a_misspelt_name_stops_a_fetch_before_the_first_download(
     monkeypatch.setattr(weights, "fetch", lambda name, progress: fetched.append(name))
     assert main(["weights", "fetch", "cdc-nano", "cdc-nanoo"]) == 6
     assert fetched == []
+
+
+def test_a_file_of_the_user_is_added_and_then_listed_as_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    sets = weights.load_registry()
+    (file,) = sets["lpips-squeeze"].files
+    data = Path("small.cdc").read_bytes()
+    file = replace(file, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+    sets["lpips-squeeze"] = replace(sets["lpips-squeeze"], files=(file,))
+    monkeypatch.setattr(weights, "load_registry", lambda *_path: sets)
+    monkeypatch.setenv("CDCODEC_CACHE", str(tmp_path / "cache"))
+    assert main(["weights", "add", "lpips-squeeze", "small.cdc"]) == 0
+    kept = Path(capsys.readouterr().out.strip())
+    assert kept.read_bytes() == data
+    assert main(["weights", "list", "--json"]) == 0
+    here = {each["name"]: each["here"] for each in json.loads(capsys.readouterr().out)["weights"]}
+    assert here["lpips-squeeze"] is True
+    assert main(["weights", "add", "lpips-squeeze", "small.cdc", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"lpips-squeeze": [str(kept)]}
+
+
+def test_only_the_right_file_of_the_right_set_is_added(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights", "add", "lpips-squeeze", "small.cdc"]) == 6
+    assert "small.cdc is not lpips_squeeze.safetensors" in said(capsys)
+    assert main(["weights", "add", "cdc-nano", "small.cdc"]) == 6
+    assert "no file of cdc-nano is yours to provide" in said(capsys)
+    assert main(["weights", "add", "lpips-sqeeze", "small.cdc"]) == 6
+    assert "did you mean lpips-squeeze?" in said(capsys)
+    assert main(["weights", "add", "lpips-squeeze", "none.safetensors"]) == 3
+    assert main(["weights", "add", "lpips-squeeze", "-"]) == 3
 
 
 def test_convert_refuses_an_unknown_family(capsys: pytest.CaptureFixture[str]) -> None:

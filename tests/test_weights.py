@@ -337,6 +337,84 @@ def test_a_file_of_the_user_is_compared_with_the_registry(tmp_path):
         weights.verify_file(path, expected)
 
 
+def local_set(*names):
+    return weight_set("theirs", tuple(remote_file(n, location=weights.LOCAL) for n in names))
+
+
+def test_a_file_that_the_user_adds_is_found_from_then_on(tmp_path, cache):
+    registry = registry_of(local_set("a.safetensors"))
+    path = tmp_path / "any name"
+    path.write_bytes(CONTENT["a.safetensors"])
+    kept = weights.add("theirs", path, registry=registry)
+    assert kept == cache / "sha256" / sha256(CONTENT["a.safetensors"])
+    path.unlink()
+    for action in (weights.resolve, weights.verify, weights.fetch):
+        assert action("theirs", registry=registry) == [kept]
+    assert stored(cache) == [kept.name]
+
+
+def test_files_of_a_set_are_added_one_by_one_by_their_names(tmp_path):
+    registry = registry_of(local_set(*CONTENT))
+    for name, data in CONTENT.items():
+        with pytest.raises(WeightsError, match="yours to provide") as caught:
+            weights.resolve("theirs", registry=registry)
+        assert "cdcodec weights add theirs FILE" in caught.value.hint
+        (tmp_path / name).write_bytes(data)
+        weights.add("theirs", tmp_path / name, registry=registry)
+    assert [p.read_bytes() for p in weights.resolve("theirs", registry=registry)] == list(
+        CONTENT.values()
+    )
+
+
+def test_another_file_than_the_registered_is_not_added(tmp_path, cache):
+    registry = registry_of(local_set("a.safetensors"))
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(WeightsError, match="cannot read"):
+        weights.add("theirs", path, registry=registry)
+    path.write_bytes(CONTENT["a.safetensors"])
+    damage(path, length_changes=False)
+    with pytest.raises(WeightsError, match="is not a.safetensors: its sha256 is"):
+        weights.add("theirs", path, registry=registry)
+    assert stored(cache) == []
+
+
+def test_a_file_of_unknown_hash_is_not_added(tmp_path, cache):
+    file = remote_file("a.safetensors", location=weights.LOCAL, sha256="", bytes=0)
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(CONTENT["a.safetensors"])
+    with pytest.raises(WeightsError, match="no sha256 of a.safetensors"):
+        weights.add("theirs", path, registry=registry_of(weight_set("theirs", (file,))))
+    assert stored(cache) == []
+
+
+def test_files_are_added_to_sets_of_the_user_only(tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(CONTENT["a.safetensors"])
+    with pytest.raises(WeightsError, match="no file of hub-set is yours to provide"):
+        weights.add("hub-set", path, registry=registry_of(weight_set()))
+
+
+def test_an_added_file_that_was_damaged_says_how_to_add_it_again(tmp_path):
+    registry = registry_of(local_set("a.safetensors"))
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(CONTENT["a.safetensors"])
+    damage(weights.add("theirs", path, registry=registry), length_changes=True)
+    for action in (weights.resolve, weights.verify):
+        with pytest.raises(WeightsError, match="added weights are damaged") as caught:
+            action("theirs", registry=registry)
+        assert caught.value.hint == "run: cdcodec weights add theirs FILE"
+    weights.add("theirs", path, registry=registry)
+    assert weights.verify("theirs", registry=registry)
+
+
+def test_a_cache_without_room_for_an_added_file_is_a_weights_error(tmp_path, cache):
+    cache.write_bytes(b"a file where the folder should be")
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(CONTENT["a.safetensors"])
+    with pytest.raises(WeightsError, match="cannot write to the cache"):
+        weights.add("theirs", path, registry=registry_of(local_set("a.safetensors")))
+
+
 # Looking up
 
 

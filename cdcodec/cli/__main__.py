@@ -28,6 +28,7 @@ COMMANDS = {
     "decode": "Turn a compressed file back into an image.",
     "info": "Say what a compressed file holds.",
     "weights": "List, fetch, verify and convert trained weights.",
+    "eval": "Compare codecs on real files.",
     "train": "Train a model by a recipe.",
 }
 """Name and summary of every command; `cli/NAME.py` has the command as `command`."""

@@ -32,15 +32,16 @@ _names = click.argument(
 
 @click.group(
     cls=console.Group,
-    short_help="List, fetch, verify and convert trained weights.",
+    short_help="List, fetch, add, verify and convert trained weights.",
     no_args_is_help=False,
 )
 def command() -> None:
     """Look after trained weights.
 
     What ships with cdcodec works at once. Other sets are fetched into a cache when they are first
-    used, or by `fetch`; each file is trusted for its sha256 only. CDCODEC_CACHE names the folder
-    of the cache, and CDCODEC_OFFLINE=1 forbids fetching.
+    used, or by `fetch`; `add` takes those that only you can get. Each file is trusted for its
+    sha256 only. CDCODEC_CACHE names the folder of the cache, and CDCODEC_OFFLINE=1 forbids
+    fetching.
     """
 
 
@@ -132,6 +133,27 @@ def verify(names: tuple[str, ...], verbose: bool, quiet: bool, as_json: bool) ->
             paths[name] = weights.verify(name)
         talk.detail(f"{name}: {len(paths[name])} files, verified")
     _print_paths(talk, paths)
+
+
+@command.command(short_help="Keep a file of your own for weights that can't be fetched.")
+@click.argument("name", metavar="NAME", shell_complete=_complete_names)
+@click.argument("source", metavar="FILE", type=PATH)
+@console.talk_options
+def add(name: str, source: str, verbose: bool, quiet: bool, as_json: bool) -> None:
+    """Copy FILE into the cache as the weights NAME, and print the path of the copy.
+
+    For weights of location "local". FILE must be what the registry says, to the byte.
+    """
+    from cdcodec import weights
+
+    talk = Talk(quiet, verbose, as_json)
+    if source == files.STANDARD:
+        raise InputError("weights must be a file")
+    files.source(source)
+    with talk.bar(f"adding {name}"):
+        kept = weights.add(name, Path(source))
+    talk.detail(f"{name}: verified")
+    _print_paths(talk, {name: [kept]})
 
 
 @command.command(short_help="Make weights of an author's checkpoint.")

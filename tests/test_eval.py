@@ -1,0 +1,364 @@
+"""`cdcodec eval`: real files measured once, whatever happens, and reported as they are."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+from cdcodec import api
+from cdcodec.cli.__main__ import main
+from cdcodec.codec import Pixels
+from cdcodec.errors import InputError
+from cdcodec.evaluation import anchors, datasets, memory, rows, run, whole
+from cdcodec.evaluation.contender import Compressed, OutOfReach, Restored, Unavailable
+from cdcodec.evaluation.own import Model
+from cdcodec.evaluation.rows import OK, OUT_OF_REACH, Row
+from cdcodec.evaluation.run import Plan
+
+WEBP_BPP = 2.0
+"""What it can do for pictures so small."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two small photographs."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.fromarray(data.coffee()[100:164, 200:296]).save(pictures / "coffee.png")
+    Image.fromarray(data.astronaut()[:64, 180:276]).save(pictures / "astronaut.png")
+    return pictures
+
+
+class Halving:
+    """A codec whose files are as long as they may be, and which counts its work."""
+
+    suffix = ".half"
+    takes_steps = False
+    label = "halving"
+    version = "1"
+
+    def __init__(self) -> None:
+        self.files = 0
+        self.fails_at: int | None = None
+        self.part = 1.0
+
+    def encode(self, pixels: Pixels, bpp: float) -> Compressed:
+        if self.files == self.fails_at:
+            raise KeyboardInterrupt
+        if bpp < 0.5:
+            raise OutOfReach("too little", hint="half a bit")
+        self.files += 1
+        length = int(self.part * bpp * pixels[..., 0].size / 8)
+        return Compressed(pixels.tobytes()[:length], "part=1", {"encode": 0.5})
+
+    def decode(self, data: bytes, steps: int | None) -> Restored:
+        assert steps is None
+        flat = np.frombuffer(data, np.uint8)[: 64 * 96].mean()
+        return Restored(np.full((64, 96, 3), flat, np.uint8), {"decode": 0.25})
+
+
+@pytest.fixture
+def halving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Halving]:
+    codec = Halving()
+    monkeypatch.setattr(run, "create", lambda _specification, _device="auto": codec)
+    run._contender.cache_clear()
+    yield codec
+    run._contender.cache_clear()
+
+
+def plan_for(folder: Path, *targets: float, metrics: tuple[str, ...] = ("psnr",)) -> Plan:
+    return Plan(
+        sources=datasets.find([folder]),
+        codecs=["halving"],
+        targets=targets,
+        steps=[1, 5],
+        metrics=metrics,
+        device="cpu",
+        folder=folder.parent / "report",
+    )
+
+
+def evaluate(folder: Path, *arguments: str) -> int:
+    report = str(folder.parent / "report")
+    return main(["eval", str(folder), "-o", report, "--metrics", "psnr,ssim", *arguments])
+
+
+def test_every_point_is_a_file_that_was_decoded(folder: Path) -> None:
+    tiny = api.encode(folder / "coffee.png", quality=100, model="cdc-tiny").bpp
+    targets = f"{WEBP_BPP:g},{1.01 * tiny:g}"
+    code = evaluate(
+        folder, "--codec", "cdc-tiny", "--codec", "webp", "--bpp", targets, "--steps", "2,1"
+    )
+    assert code == 0
+    report = folder.parent / "report"
+    found = rows.read(report / "rows.jsonl")
+    assert len(found) == 2 * 2 * (2 + 1)
+    measured = [row for row in found if row.status == OK]
+    assert {row.curve for row in measured} == {"cdc-tiny, 1 step", "cdc-tiny, 2 steps", "webp"}
+    for row in measured:
+        assert (report / row.file).stat().st_size == row.file_bytes
+        assert row.bpp == pytest.approx(8 * row.file_bytes / (96 * 64))
+        assert (1 - run.TOLERANCE) * row.target_bpp <= row.bpp <= row.target_bpp
+        original, decoded = (
+            np.asarray(Image.open(path), np.float64)
+            for path in (folder / row.image, report / row.picture)
+        )
+        error = np.square(original - decoded).mean()
+        assert row.scores["psnr"] == pytest.approx(10 * np.log10(255**2 / error), abs=1e-6)
+        assert sum(row.encode_seconds.values()) > 0
+        assert sum(row.decode_seconds.values()) > 0
+    with Image.open(report / next(r.file for r in measured if r.codec == "webp")) as webp:
+        assert webp.format == "WEBP"
+
+
+def test_the_report_has_a_page_a_table_curves_and_rows(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(folder, "--codec", "webp", "--codec", "jpeg", "--bpp", "1.5,2", "--json") == 0
+    report = folder.parent / "report"
+    said = json.loads(capsys.readouterr().out)
+    assert said["output"] == str(report / "index.html")
+    assert {point["curve"] for point in said["points"]} == {"webp", "jpeg"}
+    page = (report / "index.html").read_text(encoding="utf-8")
+    assert page.lower().startswith("<!doctype html>")
+    assert "### 2 bpp" in (report / "table.md").read_text(encoding="utf-8")
+    assert (report / "curves.svg").read_text(encoding="utf-8").startswith("<svg")
+    lines = list(csv.DictReader((report / "rows.csv").read_text(encoding="utf-8").splitlines()))
+    assert len(lines) == 2 * 2 * 2
+    assert {"image", "codec", "target_bpp", "file_bytes", "bpp", "psnr"} <= lines[0].keys()
+
+
+def test_a_run_that_was_interrupted_goes_on_where_it_was(folder: Path, halving: Halving) -> None:
+    plan = plan_for(folder, 1.0, 2.0)
+    halving.fails_at = 3
+    with pytest.raises(KeyboardInterrupt):
+        run.measure(plan)
+    assert len(run.wanted(plan)) == 3
+    halving.fails_at = None
+    seen: list[tuple[int, int]] = []
+    run.measure(plan, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(3, 4), (4, 4)]
+    assert halving.files == 4
+    assert len(run.wanted(plan)) == 4
+
+
+def test_half_a_line_of_a_killed_run_is_measured_again(folder: Path, halving: Halving) -> None:
+    plan = plan_for(folder, 1.0)
+    run.measure(plan)
+    path = plan.folder / run.ROWS
+    path.write_bytes(path.read_bytes()[:-20])
+    run.measure(plan)
+    assert halving.files == 3
+    assert len(run.wanted(plan)) == 2
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+def test_what_changed_is_measured_again(folder: Path, halving: Halving) -> None:
+    run.measure(plan_for(folder, 1.0))
+    run.measure(plan_for(folder, 1.0))
+    assert halving.files == 2
+    run.measure(plan_for(folder, 1.0, metrics=("psnr", "ssim")))
+    assert halving.files == 4
+    halving.version = "2"
+    run.measure(plan_for(folder, 1.0))
+    assert halving.files == 6
+    (plan_for(folder, 1.0).folder / "files" / "halving" / "1" / "coffee.png.half").unlink()
+    run.measure(plan_for(folder, 1.0))
+    assert halving.files == 7
+
+
+def test_rows_of_other_plans_stay_out_of_the_report(folder: Path, halving: Halving) -> None:
+    run.measure(plan_for(folder, 1.0, 2.0))
+    assert {row.target_bpp for row in run.wanted(plan_for(folder, 2.0))} == {2.0}
+
+
+def test_a_target_out_of_reach_is_no_point(folder: Path, halving: Halving) -> None:
+    plan = plan_for(folder, 0.1, 1.0)
+    run.measure(plan)
+    low = [row for row in run.wanted(plan) if row.target_bpp == 0.1]
+    assert [row.status for row in low] == [OUT_OF_REACH] * 2
+    assert low[0].note == "too little: half a bit"
+    assert low[0].bpp is None
+    assert not low[0].scores
+
+
+@pytest.mark.parametrize(
+    ("part", "status"), [(0.95, OK), (0.85, OUT_OF_REACH), (1.05, OUT_OF_REACH)]
+)
+def test_a_file_of_another_size_is_no_point(
+    folder: Path, halving: Halving, part: float, status: str
+) -> None:
+    halving.part = part
+    plan = plan_for(folder, 1.0)
+    run.measure(plan)
+    assert {row.status for row in run.wanted(plan)} == {status}
+
+
+def test_several_processes_measure_the_same(folder: Path) -> None:
+    plans = [
+        dataclasses.replace(
+            plan_for(folder, WEBP_BPP), codecs=["webp", "jpeg"], folder=folder.parent / name
+        )
+        for name in ("one", "two")
+    ]
+    run.measure(plans[0])
+    run.measure(plans[1], jobs=2)
+
+    def plain(plan: Plan) -> list[tuple[object, ...]]:
+        return [(row.key, row.file_bytes, row.scores, row.setting) for row in run.wanted(plan)]
+
+    assert plain(plans[0]) == plain(plans[1])
+    assert len(plain(plans[0])) == 4
+
+
+def test_a_codec_that_cannot_run_here_is_left_out_with_a_note(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = anchors.create
+
+    def without_jxl(name: str, options: dict[str, str]) -> object:
+        if name == "jxl":
+            raise Unavailable("cjxl is not on PATH")
+        return create(name, options)
+
+    monkeypatch.setattr(anchors, "create", without_jxl)
+    assert evaluate(folder, "--codec", "webp", "--codec", "jxl", "--bpp", "2") == 0
+    assert "note: jxl is left out: cjxl is not on PATH" in capsys.readouterr().err
+    assert evaluate(folder, "--codec", "jxl") == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("--codec", "web"), 3, "no codec is called web"),
+        (("--codec", "cdc-tiny:colour=1"), 3, "cdc-tiny has no option colour"),
+        (("--codec", "cdc-tiny:seed=x"), 3, "seed of cdc-tiny must be a number, not x"),
+        (("--metrics", "psnr,dists"), 6, "dists"),
+        (("--metrics", "beauty"), 3, "unknown metric 'beauty'"),
+        (("--tasks", "poems"), 3, "poems"),
+        (("--bpp", "0.1,x"), 2, "'0.1,x' is not a list of numbers, with commas"),
+        (("--bpp", "0"), 2, "not a list"),
+        (("--steps", "0"), 2, "not a list"),
+        (("--codec", "webp", "--reference", "jpeg"), 3, "jpeg"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is_measured(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    code: int,
+    said: str,
+) -> None:
+    assert evaluate(folder, *arguments) == code
+    assert said in capsys.readouterr().err
+    assert not (folder.parent / "report" / run.ROWS).exists()
+
+
+def test_options_of_a_model_name_a_curve_of_its_own() -> None:
+    model = Model("cdc-tiny", {"seed": "3", "stochasticity": "0.5"}, "cpu")
+    assert model.label == "cdc-tiny:seed=3,stochasticity=0.5"
+    assert model.decoding.seed == 3
+    assert model.decoding.stochasticity == 0.5
+
+
+def test_a_model_below_its_reach_says_so(folder: Path) -> None:
+    pixels = np.asarray(Image.open(folder / "coffee.png"))
+    with pytest.raises(OutOfReach, match="too few"):
+        Model("cdc-tiny", {}, "cpu").encode(pixels, 0.01)
+
+
+def test_a_folder_is_searched_and_each_content_taken_once(folder: Path) -> None:
+    (folder / "deeper").mkdir()
+    (folder / "deeper" / "copy.png").write_bytes((folder / "coffee.png").read_bytes())
+    Image.fromarray(data.chelsea()[:32, :32]).save(folder / "deeper" / "cat.jpg")
+    (folder / "notes.txt").write_text("no picture")
+    names = [source.name for source in datasets.find([folder])]
+    assert names == ["astronaut.png", "coffee.png", "deeper/cat.jpg"]
+
+
+def test_pictures_of_the_same_name_are_told_apart(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.fromarray(data.chelsea()[:32, :32]).save(other / "coffee.png")
+    names = [source.name for source in datasets.find([folder, other])]
+    assert len(set(names)) == 3
+    assert sum(name.endswith("coffee.png") for name in names) == 2
+
+
+def test_a_larger_sample_contains_the_smaller(tmp_path: Path) -> None:
+    for shade in range(12):
+        Image.new("L", (8, 8), shade).save(tmp_path / f"{shade:02}.png")
+    samples = [{s.name for s in datasets.find([tmp_path], sample=n)} for n in (3, 6, 12, 50)]
+    assert [len(sample) for sample in samples] == [3, 6, 12, 12]
+    assert samples[0] < samples[1] < samples[2]
+
+
+@pytest.mark.parametrize("name", ["nothing", "empty"])
+def test_no_pictures_are_an_input_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=name):
+        datasets.find([tmp_path / name])
+
+
+def test_kodak_is_known_by_its_checksums(folder: Path) -> None:
+    (folder / "coffee.png").rename(folder / "kodim05.png")
+    sources = datasets.find([folder])
+    assert datasets.impostors(sources) == ["kodim05.png"]
+    assert datasets.described(sources) == "2 pictures"
+    genuine = [dataclasses.replace(sources[0], name="x.png", sha256=datasets.KODAK["kodim05"])]
+    assert datasets.impostors(genuine) == []
+    assert datasets.described(genuine).startswith("Kodak, 1 of 24 pictures")
+    assert len(set(datasets.KODAK.values())) == 24
+
+
+def test_rows_survive_being_written(tmp_path: Path) -> None:
+    row = Row("ä.png", "0" * 16, 3, 2, "webp", "1", 0.1, scores={"psnr": None, "ssim": 0.5})
+    (tmp_path / "rows").write_text(rows.to_json(row) + "\n", encoding="utf-8")
+    assert rows.read(tmp_path / "rows") == [row]
+    newer = dataclasses.replace(row, scores={"psnr": 30.0})
+    lines = rows.to_json(row) + "\n" + rows.to_json(newer) + "\n" + rows.to_json(row)[:9]
+    (tmp_path / "rows").write_text(lines, encoding="utf-8")
+    assert rows.read(tmp_path / "rows") == [newer]
+
+
+def test_scores_of_sets_are_computed_once(folder: Path, halving: Halving) -> None:
+    plan = plan_for(folder, 1.0, 2.0)
+    run.measure(plan)
+    calls = []
+
+    def differences(pairs: Iterable[tuple[Pixels, Pixels]]) -> dict[str, float | None]:
+        calls.append([float(np.abs(a.astype(float) - b).mean()) for a, b in pairs])
+        return {"difference": float(np.mean(calls[-1]))}
+
+    def measured() -> dict[tuple[str, float], dict[str, float | None]]:
+        found = run.wanted(plan)
+        return whole.measure(plan.folder, found, plan.sources, {"d": differences})
+
+    first = measured()
+    assert first.keys() == {("halving", 1.0), ("halving", 2.0)}
+    assert [len(call) for call in calls] == [2, 2]
+    assert measured() == first
+    assert len(calls) == 2
+    halving.version = "2"
+    run.measure(plan)
+    measured()
+    assert len(calls) == 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux starts anew")
+def test_the_peak_of_memory_is_that_of_the_work_alone() -> None:
+    with memory.peak() as large:
+        np.ones(60_000_000, np.uint8).sum()
+    with memory.peak() as small:
+        pass
+    assert large.bytes is not None
+    assert small.bytes is not None
+    assert large.bytes - small.bytes > 40_000_000
