@@ -1,13 +1,15 @@
 # make demo    compress a photograph and decode it again, into demo/
 # make test    install everything, then run all checks and tests
 # make check   the same without installing: with what is in .venv, or in the Python that BIN names
+# make results PICTURES=kodak LPIPS=lpips_squeeze.safetensors
+#              measure everything that RESULTS.md tells, into report/, and write it there
 # make clean   remove what these made
 
 PYTHON ?= python3
 BIN ?= .venv/bin
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check clean
+.PHONY: demo test check results clean
 .DEFAULT_GOAL := check
 
 demo: .venv/demo.stamp
@@ -22,8 +24,11 @@ check:
 	$(BIN)/python -m mypy cdcodec examples
 	$(BIN)/python -m pytest
 
+results: .venv/dev.stamp
+	.venv/bin/python -m tests.benchmarks.results "$(PICTURES)" "$(LPIPS)"
+
 clean:
-	rm -rf .venv demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv demo report build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find cdcodec examples tests -name __pycache__ -type d -exec rm -rf {} +
 
 # A stamp says that .venv has what the two files asked for. torch is named first and in the same

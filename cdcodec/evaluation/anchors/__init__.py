@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from cdcodec import rate
 from cdcodec.codec import Pixels
 from cdcodec.errors import InputError
-from cdcodec.evaluation.coder import Coder
+from cdcodec.evaluation.anchors.coder import Coder
+from cdcodec.evaluation.anchors.programs import Hevc, JpegXl, Vvc
+from cdcodec.evaluation.anchors.stills import Avif, Jpeg, Jpeg2000, Webp
 from cdcodec.evaluation.contender import Compressed, OutOfReach, Restored
-from cdcodec.evaluation.programs import Hevc, JpegXl, Vvc
-from cdcodec.evaluation.stills import Avif, Jpeg, Jpeg2000, Webp
 
 _CODERS: dict[str, type[Coder]] = {
     "jpeg": Jpeg,
@@ -60,7 +60,10 @@ class Anchor:
 
         def measure(index: int) -> int:
             if index not in trials:
-                trials[index] = self.coder.encode(pixels, scale[index])
+                try:
+                    trials[index] = self.coder.encode(pixels, scale[index])
+                except InputError as error:  # some programs refuse very small pictures
+                    raise OutOfReach(f"{self.label} makes no file of it: {error}") from error
             return len(trials[index].data)
 
         found = rate.search(measure, len(scale), target_bytes) if target_bytes else 0

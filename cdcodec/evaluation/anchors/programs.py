@@ -15,10 +15,10 @@ from PIL import Image
 
 from cdcodec.codec import Pixels
 from cdcodec.errors import InputError
-from cdcodec.evaluation import ycbcr
-from cdcodec.evaluation.coder import Coder, spread
+from cdcodec.evaluation.anchors import ycbcr
+from cdcodec.evaluation.anchors.coder import Coder, spread
+from cdcodec.evaluation.anchors.processes import Ran, find, run, version
 from cdcodec.evaluation.contender import Compressed, Restored, Unavailable
-from cdcodec.evaluation.processes import Ran, find, run, version
 
 
 def _compressed(data: bytes, setting: str, ran: Ran) -> Compressed:
@@ -35,9 +35,13 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 @dataclass(frozen=True)
 class JpegXl(Coder):
-    """JPEG XL by libjxl: the codestream alone, without a container."""
+    """JPEG XL by libjxl: the codestream alone, without a container.
 
-    effort: str = "7"
+    Effort 9 scores no higher than cjxl's default, 7, at 0.2 bpp, but its smallest file is a fifth
+    smaller: with 7 few photographs reach 0.1 bpp.
+    """
+
+    effort: str = "9"
     resampling: str = "auto"
 
     options = {
@@ -163,6 +167,8 @@ class Hevc(_Video):
 
 _X265 = {
     "keyint": "1",
+    "aq-mode": "2",  # of the tuning; the fastest presets would have none
+    "aq-strength": "1",
     "info": "0",
     "vui-timing-info": "0",
     "vui-hrd-info": "0",

@@ -15,7 +15,7 @@ import PIL
 from PIL import Image, features
 
 from cdcodec.codec import Pixels
-from cdcodec.evaluation.coder import Coder, spread
+from cdcodec.evaluation.anchors.coder import Coder, spread
 from cdcodec.evaluation.contender import Compressed, Restored, Unavailable
 
 _SUBSAMPLING = {"420": "4:2:0", "422": "4:2:2", "444": "4:4:4"}
