@@ -16,12 +16,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cdcodec.errors import WeightsError
+from cdcodec.nn.published import frozen, read
 
 FEATURES = 2048
 _SIDE = 299
@@ -185,19 +183,12 @@ class Inception(nn.Module):
         Raises:
             WeightsError: If the file isn't there or isn't this network's.
         """
-        try:
-            stored = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise WeightsError(f"cannot read the weights of Inception: {error}") from error
+        stored = read(path, "Inception")
         network = cls()
         # The checkpoint has no counts of batches, which nothing needs once training is over.
         counts = {n: t for n, t in network.state_dict().items() if n.endswith("batches_tracked")}
         tensors = {n: t for n, t in stored.items() if not n.startswith(("fc.", "AuxLogits."))}
-        try:
-            network.load_state_dict(counts | tensors)
-        except RuntimeError as error:
-            raise WeightsError(f"{path} is not the Inception of FID") from error
-        return network.requires_grad_(False).eval()
+        return frozen(network, counts | tensors, path, "the Inception of FID")
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features [B, 2048] of x [B, 3, H, W] uint8, which is resized to 299x299."""

@@ -1,7 +1,7 @@
-"""LPIPS with the SqueezeNet 1.1 trunk (Zhang et al. 2018, v0.1 heads), as a training loss.
+"""LPIPS with the SqueezeNet 1.1 trunk (Zhang et al. 2018, v0.1 heads): a loss and a metric.
 
 The weights are public (torchvision's trunk, the heads of richzhang/PerceptualSimilarity) and come
-from a file that the user names; nothing at run time needs them.
+from a file that the user has; encoding and decoding don't need them.
 """
 
 from __future__ import annotations
@@ -9,12 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cdcodec.errors import WeightsError
+from cdcodec.nn.published import frozen, read
 
 _MEAN = (-0.030, -0.088, -0.188)
 _SPREAD = (0.458, 0.448, 0.450)
@@ -63,13 +61,8 @@ class Lpips(nn.Module):
         Raises:
             WeightsError: If the file isn't there or isn't this network's.
         """
-        try:
-            stored = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise WeightsError(
-                f"cannot read the weights of the perceptual loss: {error}",
-                hint="cdcodec weights show lpips-squeeze says where they come from",
-            ) from error
+        hint = "cdcodec weights show lpips-squeeze says where they come from"
+        stored = read(path, "the perceptual loss", hint=hint)
         tensors = {}
         for name, tensor in stored.items():
             if name.startswith("lin"):
@@ -77,12 +70,7 @@ class Lpips(nn.Module):
             else:
                 number, rest = name.removeprefix("trunk.features.").split(".", 1)
                 tensors[f"stem.{rest}" if number == "0" else f"fires.{number}.{rest}"] = tensor
-        network = cls()
-        try:
-            network.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise WeightsError(f"{path} is not LPIPS with a SqueezeNet trunk") from error
-        return network.requires_grad_(False).eval()
+        return frozen(cls(), tensors, path, "LPIPS with a SqueezeNet trunk")
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Return the seven tapped maps of x [B, 3, H, W] in -1..1, unit length over channels."""

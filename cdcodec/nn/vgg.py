@@ -15,12 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cdcodec.errors import WeightsError
+from cdcodec.nn.published import frozen, read
 
 _MEAN = (0.485, 0.456, 0.406)
 _SPREAD = (0.229, 0.224, 0.225)
@@ -62,14 +60,7 @@ class Dists(nn.Module):
         Raises:
             WeightsError: If the file isn't there or isn't this network's.
         """
-        network = cls()
-        try:
-            network.load_state_dict(load_file(path))
-        except (OSError, SafetensorError) as error:
-            raise WeightsError(f"cannot read the weights of DISTS: {error}") from error
-        except RuntimeError as error:
-            raise WeightsError(f"{path} is not DISTS with a VGG-16 trunk") from error
-        return network.requires_grad_(False).eval()
+        return frozen(cls(), read(path, "DISTS"), path, "DISTS with a VGG-16 trunk")
 
     def taps(self, x: Tensor) -> Iterator[Tensor]:
         """Yield x [B, 3, H, W] in 0..1, then the last map of each stage.
