@@ -25,6 +25,8 @@ check:
 	$(BIN)/python -m pytest
 
 results: .venv/dev.stamp
+	@test -n "$(PICTURES)" -a -n "$(LPIPS)" || \
+		{ echo 'make results PICTURES=FOLDER LPIPS=FILE' >&2; exit 2; }
 	.venv/bin/python -m tests.benchmarks.results "$(PICTURES)" "$(LPIPS)"
 
 clean:

@@ -21,7 +21,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias
 
@@ -157,14 +157,15 @@ def load_registry(path: Path | None = None) -> dict[str, WeightSet]:
     """Read a registry in the order of the file.
 
     By default that of this installation, and after it the user's own, which can't replace any name
-    of the first.
+    of the first but one without a sha256.
 
     Raises:
         WeightsError: The file is unreadable, or says what it may not.
     """
     if path is None:
         installed, own = load_registry(registry_path()), _own_sets()
-        return installed | {name: own[name] for name in own if name not in installed}
+        theirs = [n for n, known in installed.items() if all(f.sha256 for f in known.files)]
+        return installed | {name: own[name] for name in own if name not in theirs}
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -333,7 +334,9 @@ def fetch(
 def add(name: str, path: Path, *, registry: Registry | None = None) -> Path:
     """Copy the user's file of a weight set into the cache, and return where it is now.
 
-    Of a set of several files it is the one that has the name of `path`.
+    Of a set of several files it is the one that has the name of `path`. If the registry has no
+    sha256 of it, that of `path` is entered into the user's own registry: from then on no other file
+    will do.
 
     Raises:
         WeightsError: The set has no such file, it is another file, or there is no room.
@@ -345,6 +348,15 @@ def add(name: str, path: Path, *, registry: Registry | None = None) -> Path:
             f"no file of {name} is yours to provide", hint=f"run: cdcodec weights verify {name}"
         )
     expected = next((file for file in theirs if file.name == path.name), theirs[0])
+    vouched = bool(expected.sha256)
+    if not vouched:
+        try:
+            length, digest = path.stat().st_size, sha256_of(path)
+        except OSError as error:
+            raise WeightsError(f"cannot read {path}: {_reason(error)}") from error
+        known = replace(expected, sha256=digest, bytes=length)
+        files = tuple(known if file == expected else file for file in weight_set.files)
+        weight_set, expected = replace(weight_set, files=files), known
     verify_file(path, expected)
     target = _cached(expected)
     part = target.with_name(f"{expected.sha256}.{uuid.uuid4().hex}.part")
@@ -358,6 +370,8 @@ def add(name: str, path: Path, *, registry: Registry | None = None) -> Path:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise _cache_error(error) from error
+    if not vouched:
+        register(own_registry_path(), weight_set)
     return target
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -17,12 +21,13 @@ from cdcodec import api
 from cdcodec.cli.__main__ import main
 from cdcodec.codec import Pixels
 from cdcodec.errors import InputError
-from cdcodec.evaluation import anchors, datasets, memory, rows, run, whole
+from cdcodec.evaluation import anchors, codecs, datasets, lines, memory, rows, run, whole, work
 from cdcodec.evaluation.contender import Compressed, OutOfReach, Restored, Unavailable
 from cdcodec.evaluation.own import Model
 from cdcodec.evaluation.rows import OK, OUT_OF_REACH, Row
 from cdcodec.evaluation.run import Plan
 
+ROOT = Path(__file__).parent.parent
 WEBP_BPP = 2.0
 """What it can do for pictures so small."""
 
@@ -41,18 +46,21 @@ class Halving:
     """A codec whose files are as long as they may be, and which counts its work."""
 
     suffix = ".half"
-    takes_steps = False
     label = "halving"
-    version = "1"
 
     def __init__(self) -> None:
-        self.files = 0
+        self.takes_steps = False
+        self.version = "1"
+        self.files = self.pictures = 0
+        self.fault = ""
         self.fails_at: int | None = None
         self.part = 1.0
 
     def encode(self, pixels: Pixels, bpp: float) -> Compressed:
         if self.files == self.fails_at:
             raise KeyboardInterrupt
+        if self.fault:
+            raise InputError(self.fault)
         if bpp < 0.5:
             raise OutOfReach("too little", hint="half a bit")
         self.files += 1
@@ -60,7 +68,8 @@ class Halving:
         return Compressed(pixels.tobytes()[:length], "part=1", {"encode": 0.5})
 
     def decode(self, data: bytes, steps: int | None) -> Restored:
-        assert steps is None
+        assert (steps is None) != self.takes_steps
+        self.pictures += 1
         flat = np.frombuffer(data, np.uint8)[: 64 * 96].mean()
         return Restored(np.full((64, 96, 3), flat, np.uint8), {"decode": 0.25})
 
@@ -68,15 +77,15 @@ class Halving:
 @pytest.fixture
 def halving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Halving]:
     codec = Halving()
-    monkeypatch.setattr(run, "create", lambda _specification, _device="auto": codec)
-    run._contender.cache_clear()
+    monkeypatch.setattr(codecs, "create", lambda _specification, _device="auto": codec)
+    work.contender.cache_clear()
     yield codec
-    run._contender.cache_clear()
+    work.contender.cache_clear()
 
 
 def plan_for(folder: Path, *targets: float, metrics: tuple[str, ...] = ("psnr",)) -> Plan:
     return Plan(
-        sources=datasets.find([folder]),
+        sources=datasets.find([folder])[0],
         codecs=["halving"],
         targets=targets,
         steps=[1, 5],
@@ -106,7 +115,7 @@ def test_every_point_is_a_file_that_was_decoded(folder: Path) -> None:
     for row in measured:
         assert (report / row.file).stat().st_size == row.file_bytes
         assert row.bpp == pytest.approx(8 * row.file_bytes / (96 * 64))
-        assert (1 - run.TOLERANCE) * row.target_bpp <= row.bpp <= row.target_bpp
+        assert (1 - work.TOLERANCE) * row.target_bpp <= row.bpp <= row.target_bpp
         original, decoded = (
             np.asarray(Image.open(path), np.float64)
             for path in (folder / row.image, report / row.picture)
@@ -150,29 +159,80 @@ def test_a_run_that_was_interrupted_goes_on_where_it_was(folder: Path, halving: 
     assert len(run.wanted(plan)) == 4
 
 
-def test_half_a_line_of_a_killed_run_is_measured_again(folder: Path, halving: Halving) -> None:
+@pytest.mark.parametrize(
+    "damage", [b"", b"nonsense\n", b'{"image": "of another version"}\n', b'{"i']
+)
+def test_what_a_report_says_unintelligibly_is_measured_again(
+    folder: Path, halving: Halving, damage: bytes
+) -> None:
     plan = plan_for(folder, 1.0)
     run.measure(plan)
     path = plan.folder / run.ROWS
-    path.write_bytes(path.read_bytes()[:-20])
+    first, second = path.read_bytes().splitlines()
+    path.write_bytes(first + b"\n" + damage + second[:-20])
     run.measure(plan)
     assert halving.files == 3
     assert len(run.wanted(plan)) == 2
-    assert all(json.loads(line) for line in path.read_text().splitlines())
+    assert len(rows.read(path)) == 2
 
 
-def test_what_changed_is_measured_again(folder: Path, halving: Halving) -> None:
+def test_what_is_there_is_not_made_again_for_another_metric(folder: Path, halving: Halving) -> None:
     run.measure(plan_for(folder, 1.0))
+    both = plan_for(folder, 1.0, metrics=("ssim", "psnr"))
+    run.measure(both)
     run.measure(plan_for(folder, 1.0))
-    assert halving.files == 2
-    run.measure(plan_for(folder, 1.0, metrics=("psnr", "ssim")))
-    assert halving.files == 4
+    assert (halving.files, halving.pictures) == (2, 2)
+    assert all(row.scores.keys() == {"psnr", "ssim"} for row in run.wanted(both))
+
+
+def test_another_number_of_steps_decodes_the_same_file(folder: Path, halving: Halving) -> None:
+    halving.takes_steps = True
+    plan = plan_for(folder, 1.0)
+    run.measure(dataclasses.replace(plan, steps=[1]))
+    run.measure(plan)
+    assert (halving.files, halving.pictures) == (2, 4)
+
+
+def test_files_that_are_gone_are_made_again(folder: Path, halving: Halving) -> None:
+    plan = plan_for(folder, 1.0)
+    run.measure(plan)
+    row = run.wanted(plan)[0]
+    (plan.folder / row.picture).unlink()
+    run.measure(plan)
+    assert (halving.files, halving.pictures) == (2, 3)
+    (plan.folder / row.file).unlink()
+    run.measure(plan)
+    assert (halving.files, halving.pictures) == (3, 4)
+
+
+def test_a_row_names_its_own_files_whatever_was_measured_since(
+    folder: Path, halving: Halving
+) -> None:
+    plan = plan_for(folder, 1.0, 1.0000001)
+    run.measure(plan)
+    before = run.wanted(plan)
     halving.version = "2"
-    run.measure(plan_for(folder, 1.0))
-    assert halving.files == 6
-    (plan_for(folder, 1.0).folder / "files" / "halving" / "1" / "coffee.png.half").unlink()
-    run.measure(plan_for(folder, 1.0))
-    assert halving.files == 7
+    halving.part = 0.95
+    run.measure(plan)
+    halving.version = "1"
+    assert run.wanted(plan) == before
+    every = [*before, *rows.read(plan.folder / run.ROWS)]
+    assert len({row.file for row in every}) == 8
+    for row in every:
+        assert (plan.folder / row.file).stat().st_size == row.file_bytes
+
+
+def test_what_fails_is_told_from_what_is_out_of_reach_and_tried_again(
+    folder: Path, halving: Halving, capsys: pytest.CaptureFixture[str]
+) -> None:
+    halving.fault = "no space left on device"
+    assert evaluate(folder, "--codec", "halving", "--bpp", "1") == 3
+    said = capsys.readouterr()
+    assert "2 of 2 measurements failed, the first halving on astronaut.png: no space" in said.err
+    assert (folder.parent / "report" / "index.html").exists()
+    halving.fault = ""
+    assert evaluate(folder, "--codec", "halving", "--bpp", "1") == 0
+    assert halving.files == 2
 
 
 def test_rows_of_other_plans_stay_out_of_the_report(folder: Path, halving: Halving) -> None:
@@ -279,16 +339,38 @@ def test_a_folder_is_searched_and_each_content_taken_once(folder: Path) -> None:
     (folder / "deeper").mkdir()
     (folder / "deeper" / "copy.png").write_bytes((folder / "coffee.png").read_bytes())
     Image.fromarray(data.chelsea()[:32, :32]).save(folder / "deeper" / "cat.jpg")
+    Image.fromarray(data.chelsea()[:32, :32]).save(folder / ".hidden.jpg")
     (folder / "notes.txt").write_text("no picture")
-    names = [source.name for source in datasets.find([folder])]
-    assert names == ["astronaut.png", "coffee.png", "deeper/cat.jpg"]
+    sources, notes = datasets.find([folder])
+    assert [source.name for source in sources] == ["astronaut.png", "coffee.png", "deeper/cat.jpg"]
+    assert not notes
+
+
+def test_the_report_of_a_folder_in_it_is_not_measured(folder: Path) -> None:
+    for _ in range(2):
+        command = ["eval", str(folder), "--codec", "jpeg", "--bpp", "2", "--metrics", "psnr"]
+        assert main([*command, "-o", str(folder / "report")]) == 0
+        assert len(rows.read(folder / "report" / run.ROWS)) == 2
+
+
+def test_what_cannot_be_read_is_left_out_of_a_folder_and_refused_by_name(folder: Path) -> None:
+    broken = folder / "broken.png"
+    broken.write_bytes((folder / "coffee.png").read_bytes()[:900])
+    Image.new("RGBA", (20, 20), (1, 2, 3, 4)).save(folder / "clear.png")
+    sources, notes = datasets.find([folder])
+    assert len(sources) == 3
+    assert len(notes) == 2
+    assert notes[0].startswith("left out: cannot read")
+    assert notes[1] == "clear.png is measured without its alpha plane"
+    with pytest.raises(InputError, match="broken.png"):
+        datasets.find([broken])
 
 
 def test_pictures_of_the_same_name_are_told_apart(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     Image.fromarray(data.chelsea()[:32, :32]).save(other / "coffee.png")
-    names = [source.name for source in datasets.find([folder, other])]
+    names = [source.name for source in datasets.find([folder, other])[0]]
     assert len(set(names)) == 3
     assert sum(name.endswith("coffee.png") for name in names) == 2
 
@@ -296,7 +378,7 @@ def test_pictures_of_the_same_name_are_told_apart(folder: Path, tmp_path: Path) 
 def test_a_larger_sample_contains_the_smaller(tmp_path: Path) -> None:
     for shade in range(12):
         Image.new("L", (8, 8), shade).save(tmp_path / f"{shade:02}.png")
-    samples = [{s.name for s in datasets.find([tmp_path], sample=n)} for n in (3, 6, 12, 50)]
+    samples = [{s.name for s in datasets.find([tmp_path], sample=n)[0]} for n in (3, 6, 12, 50)]
     assert [len(sample) for sample in samples] == [3, 6, 12, 12]
     assert samples[0] < samples[1] < samples[2]
 
@@ -308,9 +390,56 @@ def test_no_pictures_are_an_input_error(tmp_path: Path, name: str) -> None:
         datasets.find([tmp_path / name])
 
 
+@pytest.mark.parametrize(
+    "name", ["a\u2028b.png", "<script>.png", "x" * 200 + ".png", "bad\udcff.png"]
+)
+def test_any_name_that_a_file_can_have_will_do(folder: Path, name: str) -> None:
+    try:
+        (folder / "coffee.png").rename(folder / name)
+    except (OSError, UnicodeEncodeError):
+        pytest.skip("no file can have that name here")
+    for _ in range(2):
+        assert evaluate(folder, "--codec", "jpeg", "--bpp", "2") == 0
+    found = rows.read(folder.parent / "report" / run.ROWS)
+    assert name in {row.image for row in found}
+    assert len(found) == 2
+
+
+def test_a_report_that_cannot_be_written_is_an_input_error(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = folder / "coffee.png" / "report"
+    code = main(["eval", str(folder), "--codec", "jpeg", "--bpp", "2", "-o", str(report)])
+    assert code == 3
+    assert f"cannot write the report {report}" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals on Windows")
+@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGKILL, 1), (signal.SIGTERM, 2)])
+def test_a_run_that_is_killed_ends_at_once_and_goes_on_the_next_time(
+    folder: Path, number: int, jobs: int
+) -> None:
+    for row in range(2):
+        Image.fromarray(data.coffee()[row : row + 96, 200:328]).save(folder / f"{row}.png")
+    report = folder.parent / "report"
+    command = [sys.executable, "-m", "cdcodec", "eval", str(folder), "--codec", "avif"]
+    command += ["--bpp", "1,1.5,2,3", "--metrics", "psnr", "-o", str(report), "--jobs", str(jobs)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while not (some := len(rows.read(report / run.ROWS))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(20) != 0
+    before = (report / run.ROWS).read_bytes()
+    assert 0 < some < 16
+    assert subprocess.run(command, capture_output=True, cwd=ROOT, timeout=100).returncode == 0
+    assert (report / run.ROWS).read_bytes().startswith(before.rpartition(b"\n")[0])
+    assert len(rows.read(report / run.ROWS)) == 16
+
+
 def test_kodak_is_known_by_its_checksums(folder: Path) -> None:
     (folder / "coffee.png").rename(folder / "kodim05.png")
-    sources = datasets.find([folder])
+    sources, _ = datasets.find([folder])
     assert datasets.impostors(sources) == ["kodim05.png"]
     assert datasets.described(sources) == "2 pictures"
     genuine = [dataclasses.replace(sources[0], name="x.png", sha256=datasets.KODAK["kodim05"])]
@@ -321,11 +450,11 @@ def test_kodak_is_known_by_its_checksums(folder: Path) -> None:
 
 def test_rows_survive_being_written(tmp_path: Path) -> None:
     row = Row("ä.png", "0" * 16, 3, 2, "webp", "1", 0.1, scores={"psnr": None, "ssim": 0.5})
-    (tmp_path / "rows").write_text(rows.to_json(row) + "\n", encoding="utf-8")
-    assert rows.read(tmp_path / "rows") == [row]
     newer = dataclasses.replace(row, scores={"psnr": 30.0})
-    lines = rows.to_json(row) + "\n" + rows.to_json(newer) + "\n" + rows.to_json(row)[:9]
-    (tmp_path / "rows").write_text(lines, encoding="utf-8")
+    with lines.appending(tmp_path / "rows") as append:
+        append(rows.as_line(row))
+        assert rows.read(tmp_path / "rows") == [row]
+        append(rows.as_line(newer))
     assert rows.read(tmp_path / "rows") == [newer]
 
 

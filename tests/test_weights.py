@@ -378,13 +378,17 @@ def test_another_file_than_the_registered_is_not_added(tmp_path, cache):
     assert stored(cache) == []
 
 
-def test_a_file_of_unknown_hash_is_not_added(tmp_path, cache):
-    file = remote_file("a.safetensors", location=weights.LOCAL, sha256="", bytes=0)
-    path = tmp_path / "a.safetensors"
+def test_a_file_of_unknown_hash_is_held_to_the_one_that_was_added(tmp_path, cache):
+    path = tmp_path / "dists.safetensors"
     path.write_bytes(CONTENT["a.safetensors"])
-    with pytest.raises(WeightsError, match="no sha256 of a.safetensors"):
-        weights.add("theirs", path, registry=registry_of(weight_set("theirs", (file,))))
-    assert stored(cache) == []
+    with pytest.raises(WeightsError, match="no sha256 of dists.safetensors"):
+        weights.resolve("dists")
+    kept = weights.add("dists", path)
+    assert kept.read_bytes() == CONTENT["a.safetensors"]
+    assert weights.resolve("dists") == [kept]
+    damage(path, length_changes=False)
+    with pytest.raises(WeightsError, match="is not dists.safetensors: its sha256 is"):
+        weights.add("dists", path)
 
 
 def test_files_are_added_to_sets_of_the_user_only(tmp_path):

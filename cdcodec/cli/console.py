@@ -154,7 +154,7 @@ class Talk:
 
         Args:
             label: What is being done.
-            unit: What it counts, "steps" or "bytes"; None if it is never called.
+            unit: What it counts, "steps", "files" or "bytes"; None if it is never called.
         """
         seen = not self.quiet and not self.json and sys.stderr.isatty()
         return Bar(label, unit=unit, seen=seen)
@@ -211,7 +211,8 @@ class Bar:
         from rich.progress import Progress as RichProgress
 
         counts: dict[str | None, list[ProgressColumn]]
-        counts = {"bytes": [DownloadColumn()], "steps": [MofNCompleteColumn()], None: []}
+        counts = {"bytes": [DownloadColumn()], None: []}
+        counts |= {unit: [MofNCompleteColumn()] for unit in ("steps", "files")}
         with self._lock:
             if self._closed:
                 return

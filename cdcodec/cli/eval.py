@@ -170,19 +170,21 @@ def command(
     from cdcodec import api
     from cdcodec.evaluation import datasets, study
     from cdcodec.evaluation import metrics as every_metric
+    from cdcodec.evaluation.rows import FAILED
     from cdcodec.evaluation.run import Plan
 
-    sources = datasets.find([Path(path) for path in paths], sample=sample)
+    sources, notes = datasets.find([Path(path) for path in paths], sample=sample, without=folder)
     for name in datasets.impostors(sources):
-        talk.note(f"{name} has the name of a Kodak picture, but is another file")
-    able, notes = study.able(
+        notes.append(f"{name} has the name of a Kodak picture, but is another file")
+    able, left_out = study.able(
         tuple(dict.fromkeys(codecs)) or (api.DEFAULT_MODEL, *DEFAULT_ANCHORS), device
     )
+    notes += left_out
     if reference is not None and reference not in able:
         raise InputError(f"{reference} is not among the codecs that are measured")
     if metrics is None:
-        metrics, left_out = every_metric.default_names()
-        notes += [f"{name} is left out: its weights are not here" for name in left_out]
+        metrics, without_weights = every_metric.default_names()
+        notes += [f"{name} is left out: its weights are not here" for name in without_weights]
     for note in notes:
         talk.note(note)
     whole = [metric.name for metric in every_metric.known(metrics) if metric.whole]
@@ -197,7 +199,7 @@ def command(
     )
     command_line = shlex.join(["cdcodec", *sys.argv[1:]])
     asked = study.Study(plan, whole, tasks, reference or able[-1], viewer, command_line)
-    with talk.bar("measuring", unit="steps") as bar:
+    with talk.bar("measuring", unit="files") as bar:
         made = study.conduct(asked, jobs=jobs, progress=bar)
     for point in made.points:
         talk.say(_line(point, made.metrics))
@@ -207,6 +209,13 @@ def command(
         talk.report({"output": str(page), "settings": dict(made.settings), "points": points})
     else:
         click.echo(click.format_filename(str(page)))
+    failed = [row for row in made.rows if row.status == FAILED]
+    if failed:
+        first = f"{failed[0].curve} on {failed[0].image}: {failed[0].note}"
+        raise InputError(
+            f"{len(failed)} of {len(made.rows)} measurements failed, the first {first}",
+            hint="the same command tries them again",
+        )
 
 
 def _line(point: Point, metrics: Sequence[Metric]) -> str:

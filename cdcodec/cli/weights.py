@@ -142,7 +142,8 @@ def verify(names: tuple[str, ...], verbose: bool, quiet: bool, as_json: bool) ->
 def add(name: str, source: str, verbose: bool, quiet: bool, as_json: bool) -> None:
     """Copy FILE into the cache as the weights NAME, and print the path of the copy.
 
-    For weights of location "local". FILE must be what the registry says, to the byte.
+    For weights of location "local". FILE must be what the registry says, to the byte; where it says
+    nothing, FILE is taken as it is, and no other file later.
     """
     from cdcodec import weights
 

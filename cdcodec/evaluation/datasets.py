@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cdcodec import weights
+from cdcodec import image, weights
 from cdcodec.errors import InputError
 
 SUFFIXES = frozenset(
@@ -59,36 +59,50 @@ class Source:
     sha256: str
 
 
-def find(paths: Sequence[Path], *, sample: int | None = None, seed: int = 0) -> list[Source]:
-    """Return the pictures under paths, each content once, sorted by name.
+def find(
+    paths: Sequence[Path], *, sample: int | None = None, without: Path | None = None
+) -> tuple[list[Source], list[str]]:
+    """Return the pictures under paths, each content once, sorted by name, and notes on them.
 
     Args:
-        paths: Files, and folders to look through with all that is in them.
-        sample: Take only so many. A larger sample with the same seed contains the smaller one, so
-            that a quick look's results are part of the full run's.
-        seed: Which sample.
+        paths: Files, and folders to look through with all that is in them but hidden files. What
+            can't be read there is left out with a note.
+        sample: Take only so many. A larger sample contains the smaller one, so that a quick look's
+            results are part of the full run's.
+        without: A folder to pass over: that of the report, which holds pictures too.
 
     Raises:
-        InputError: If a path doesn't exist, or there is no picture.
+        InputError: If a path doesn't exist, a file that was named can't be read, or there is no
+            picture.
     """
     sources: dict[str, Source] = {}
+    names: set[str] = set()
+    notes: list[str] = []
     for path in paths:
-        if not path.exists():
-            raise InputError(f"cannot read {path}: no such file or folder")
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if path.is_dir() and (file.suffix.lower() not in SUFFIXES or not file.is_file()):
+        for file in _files(path, without):
+            try:
+                picture = image.load(file)
+                sha256 = weights.sha256_of(file)[:16]
+            except (InputError, OSError) as error:
+                if not path.is_dir():
+                    raise InputError(f"cannot read {path}") from error
+                notes.append(f"left out: {error}")
                 continue
-            sha256 = weights.sha256_of(file)[:16]
+            if sha256 in sources:
+                continue
             name = file.relative_to(path if path.is_dir() else path.parent).as_posix()
-            if any(known.name == name for known in sources.values()):
+            if name in names:
                 name = f"{sha256[:6]}-{name}"  # of another folder
-            sources.setdefault(sha256, Source(name, file, sha256))
+            names.add(name)
+            sources[sha256] = Source(name, file, sha256)
+            if picture.alpha is not None:
+                notes.append(f"{name} is measured without its alpha plane")
     if not sources:
         raise InputError(f"no pictures in {', '.join(map(str, paths))}")
     chosen = list(sources.values())
     if sample is not None:
-        chosen = sorted(chosen, key=lambda source: _lot(source, seed))[:sample]
-    return sorted(chosen, key=lambda source: source.name)
+        chosen = sorted(chosen, key=_lot)[:sample]
+    return sorted(chosen, key=lambda source: source.name), notes
 
 
 def described(sources: Sequence[Source]) -> str:
@@ -108,5 +122,18 @@ def impostors(sources: Sequence[Source]) -> list[str]:
     ]
 
 
-def _lot(source: Source, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}:{source.sha256}".encode()).digest()
+def _files(path: Path, without: Path | None) -> Iterator[Path]:
+    if not path.exists():
+        raise InputError(f"cannot read {path}: no such file or folder")
+    if not path.is_dir():
+        yield path
+        return
+    for file in sorted(path.rglob("*")):
+        hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+        report = without is not None and without.resolve() in file.resolve().parents
+        if file.suffix.lower() in SUFFIXES and file.is_file() and not hidden and not report:
+            yield file
+
+
+def _lot(source: Source) -> bytes:
+    return hashlib.sha256(source.sha256.encode()).digest()

@@ -7,7 +7,6 @@ model that transformers can load.
 from __future__ import annotations
 
 import hashlib
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from cdcodec.codec import Pixels
 from cdcodec.errors import InputError, WeightsError
+from cdcodec.evaluation import metrics
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Faces:
     confident = -np.inf
 
     def __init__(self) -> None:
-        self._cv2 = package("cv2")
+        self._cv2 = metrics.library("cv2")
         name = "haarcascade_frontalface_alt"
         self._cascade = self._cv2.CascadeClassifier(f"{self._cv2.data.haarcascades}{name}.xml")
         self.version = f"{name}, OpenCV {self._cv2.__version__}"
@@ -97,7 +97,7 @@ class People:
     _least = -0.3
 
     def __init__(self) -> None:
-        self._cv2 = package("cv2")
+        self._cv2 = metrics.library("cv2")
         self._hog = self._cv2.HOGDescriptor()
         self._hog.setSVMDetector(self._cv2.HOGDescriptor_getDefaultPeopleDetector())
         self.version = f"HOG, OpenCV {self._cv2.__version__}"
@@ -133,7 +133,7 @@ class Objects:
                 such device.
             WeightsError: If it isn't there, or isn't a detection model in safetensors.
         """
-        transformers = package("transformers")
+        transformers = metrics.library("transformers")
         import torch
 
         from cdcodec.nn.device import pick
@@ -195,20 +195,6 @@ class Objects:
             digest.update(name.encode())
             digest.update(tensor.cpu().contiguous().numpy())
         return digest.hexdigest()[:16]
-
-
-def package(name: str) -> Any:
-    """Import a module of the extra `eval`.
-
-    Raises:
-        InputError: If it can't be imported.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise InputError(
-            f"cannot import {name}: {_first_line(error)}", hint="pip install 'cdcodec[eval]'"
-        ) from error
 
 
 def _of_one_class(boxes: Any, scores: Any) -> Detections:

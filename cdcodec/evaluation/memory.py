@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 
 @dataclass
 class Peak:
-    """Resident memory of this process at most, libraries and weights included; None if unknown."""
+    """Resident memory at most, beyond what the process had before; None if unknown."""
 
     bytes: int | None = None
 
@@ -20,24 +19,21 @@ class Peak:
 def peak() -> Iterator[Peak]:
     """Measure the work of the context.
 
-    Only Linux can start anew; elsewhere it is the most since the process began, and on Windows it
-    is unknown.
+    What was loaded before doesn't count, such as libraries and weights. Only Linux tells; elsewhere
+    it stays unknown.
     """
     found = Peak()
+    before = None
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the high-water mark
+        before = _status("VmRSS")
     yield found
-    with contextlib.suppress(OSError, ImportError):
-        found.bytes = _high_water_mark()
+    if before is not None:
+        found.bytes = max(0, _status("VmHWM") - before)
 
 
-def _high_water_mark() -> int:
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    import resource
-
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+def _status(field: str) -> int:
+    """Return a size in bytes that Linux tells of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    line = next(line for line in lines if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024

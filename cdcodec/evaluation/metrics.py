@@ -154,7 +154,7 @@ def library(module: str) -> Any:
     """
     try:
         return import_module(module)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise _missing(module) from error
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib import metadata
+from typing import Any
 
 from PIL import Image
 
@@ -12,7 +15,7 @@ from cdcodec.codec import Decoding, Pixels
 from cdcodec.errors import InputError
 from cdcodec.evaluation.contender import Compressed, Restored
 
-_KINDS = {"decoder": str, "seed": int, "stochasticity": float, "guidance": float}
+_KINDS = {"decoder": str, "seed": int, "stochasticity": float}
 """Options: those of `cdcodec decode` that change the picture, except the steps."""
 
 
@@ -31,7 +34,7 @@ class Model:
             device: Where the networks run.
 
         Raises:
-            InputError: If an option is unknown, or no number where one belongs.
+            InputError: If an option is unknown, or its value can't be.
             WeightsError: If the weights can't be had.
         """
         self.name = name
@@ -39,9 +42,15 @@ class Model:
         if options:
             self.label += ":" + ",".join(f"{key}={value}" for key, value in options.items())
         self.decoding = replace(_decoding(name, options), device=device)
+        if self.decoding.decoder is not None:
+            known = families.load_codec(name, device).decoders
+            if self.decoding.decoder not in known:
+                hint = f"it has {', '.join(known)}"
+                raise InputError(f"{name} has no decoder {self.decoding.decoder}", hint=hint)
         model_id = families.load_walk(name).model_id.hex()
         files = "-".join(file.sha256[:8] for file in weights.find(name).files)
-        self.version = f"cdcodec {__version__}, model id {model_id}, weights {files}"
+        runs_on = f"torch {metadata.version('torch')}, {device}"
+        self.version = f"cdcodec {__version__}, model id {model_id}, weights {files}, {runs_on}"
 
     def encode(self, pixels: Pixels, bpp: float) -> Compressed:
         """Compress a picture; see Contender."""
@@ -63,7 +72,7 @@ class Model:
 
 
 def _decoding(name: str, options: Mapping[str, str]) -> Decoding:
-    values = {}
+    values: dict[str, Any] = {}
     for key, text in options.items():
         if key not in _KINDS:
             raise InputError(
@@ -73,4 +82,8 @@ def _decoding(name: str, options: Mapping[str, str]) -> Decoding:
             values[key] = _KINDS[key](text)
         except ValueError as error:
             raise InputError(f"{key} of {name} must be a number, not {text}") from error
-    return Decoding(**values)
+    decoding = Decoding(**values)
+    gamma = decoding.stochasticity
+    if not 0 <= decoding.seed < 1 << 64 or not (gamma is None or 0 <= gamma < math.inf):
+        raise InputError(f"no such options of {name}: {', '.join(map('='.join, options.items()))}")
+    return decoding

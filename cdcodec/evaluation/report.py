@@ -23,6 +23,7 @@ from PIL import Image
 
 from cdcodec import image
 from cdcodec.evaluation.rows import OK, Row
+from cdcodec.evaluation.work import TOLERANCE
 
 if TYPE_CHECKING:
     from cdcodec.evaluation.metrics import Metric
@@ -116,6 +117,7 @@ def html(report: Report, folder: Path, originals: Mapping[str, Path], viewer: in
         ),
         plots=report.plots,
         quality=WEBP_QUALITY,
+        tolerance=f"{TOLERANCE:.0%}",
         data=_json(data),
         images="\n".join(pool.elements()),
     )

@@ -1,24 +1,26 @@
-"""Rows: what was measured, one JSON object per decoded file, and the same as CSV."""
+"""Rows: what was measured, one for each decoded file, as JSON Lines and as CSV."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-OK, OUT_OF_REACH = "ok", "out of reach"
+from cdcodec.evaluation import lines
+
+OK, OUT_OF_REACH, FAILED = "ok", "out of reach", "failed"
 
 Key = tuple[str, str, str, str, float, int | None]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One decoded file, or the news that a codec has no file of that size.
+    """One decoded file, or why there is none.
 
     Attributes:
         image: Name of the picture, relative to the dataset.
@@ -26,13 +28,14 @@ class Row:
         codec: Contender.label; version likewise.
         target_bpp: What was asked for.
         steps: Of the decoder; None if the codec has none.
-        status: OK or OUT_OF_REACH.
-        note: Why it is out of reach.
+        status: OK; OUT_OF_REACH: the codec has no file of that size; FAILED: it should have.
+        note: Why it isn't OK.
         setting: What the codec chose to meet the target.
         file_bytes: Size of the whole file; bpp is made of it. 0 and None when out of reach.
         scores: By name of the metric; None where it isn't defined for such a picture.
         encode_seconds: Wall time per stage; decode_seconds likewise.
-        encode_peak_bytes: Memory at most; decode_peak_bytes likewise. None if not known.
+        encode_peak_bytes: Memory that the work took at most, see memory.Peak, or a program that did
+            it; None if not known. decode_peak_bytes likewise.
         file: The compressed file, relative to the report; empty when out of reach.
         picture: The decoded picture as PNG, likewise.
     """
@@ -71,21 +74,21 @@ class Row:
         return f"{self.codec}, {self.steps} step{'s' if self.steps > 1 else ''}"
 
 
-def to_json(row: Row) -> str:
-    """Return a row as one line."""
-    return json.dumps(dataclasses.asdict(row), ensure_ascii=False, allow_nan=False)
-
-
 def read(path: Path) -> list[Row]:
-    """Return the rows of a file that `to_json` lines were appended to, the last for each key.
+    """Return the rows of a file that `as_line` was appended to, the last for each key.
 
-    A last line without its end is left out: the run was killed while it was written.
+    What is no row, such as one of another version, is passed over: it will be measured again.
     """
-    if not path.exists():
-        return []
-    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
-    rows = (Row(**json.loads(line)) for line in whole.splitlines())
-    return list({row.key: row for row in rows}.values())
+    found = []
+    for line in lines.read(path):
+        with contextlib.suppress(TypeError):
+            found.append(Row(**line))
+    return list({row.key: row for row in found}.values())
+
+
+def as_line(row: Row) -> dict[str, Any]:
+    """Return a row as `lines` takes it."""
+    return dataclasses.asdict(row)
 
 
 def to_csv(rows: Iterable[Row]) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cdcodec import weights
 from cdcodec.codec import Pixels
 from cdcodec.errors import InputError
 from cdcodec.evaluation import metrics
@@ -40,7 +41,9 @@ _KID_SUBSET_PATCHES = 1000
 
 
 def load(names: Sequence[str], extractor: Extractor | None = None) -> dict[str, SetScore]:
-    """Return the metrics `names`, ready to run; all use one network and its features once.
+    """Return scorers of the metrics `names`; all use one network and its features once.
+
+    Their names say which network: scores by another are others.
 
     Args:
         names: Of metrics over whole sets.
@@ -58,15 +61,18 @@ def load(names: Sequence[str], extractor: Extractor | None = None) -> dict[str, 
         return {}
     metrics.library("torchmetrics")  # if it is missing, now rather than after all the encoding
     features = Features(extractor or _inception(chosen[0]))
-    return {metric.name: _score(metric.name, features) for metric in chosen}
+    of = "another network" if extractor else _hash(chosen[0])
+    return {f"{metric.name} by {of}": _score(metric.name, features) for metric in chosen}
 
 
 def patches(pixels: Pixels) -> Iterator[Pixels]:
     """Yield the patches [256, 256, 3] of a picture [H, W, 3] (see the module)."""
     height, width = pixels.shape[:2]
-    for shift in (0, PATCH // 2):
-        for top in range(shift, height - PATCH + 1, PATCH):
-            for left in range(shift, width - PATCH + 1, PATCH):
+    rows, columns = height // PATCH, width // PATCH
+    for shift in (0, 1):  # the shifted grid has one row and one column less
+        for row in range(rows - shift):
+            for column in range(columns - shift):
+                top, left = (PATCH * n + shift * PATCH // 2 for n in (row, column))
                 yield pixels[top : top + PATCH, left : left + PATCH]
 
 
@@ -166,6 +172,11 @@ def _score(name: str, features: Features) -> SetScore:
         return {name: _DISTANCES[name](torch.cat(originals), torch.cat(decodeds))}
 
     return of_pairs
+
+
+def _hash(metric: Metric) -> str:
+    assert metric.weights is not None
+    return "-".join(file.sha256[:8] for file in weights.find(metric.weights).files)
 
 
 def _inception(metric: Metric) -> Extractor:

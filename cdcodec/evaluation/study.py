@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import datetime
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from cdcodec import __version__
 from cdcodec.errors import InputError
-from cdcodec.evaluation import datasets, metrics, plots, report, rows, run, sets, summary, tasks
-from cdcodec.evaluation import whole as whole_sets
+from cdcodec.evaluation import (
+    codecs,
+    datasets,
+    metrics,
+    plots,
+    report,
+    rows,
+    run,
+    sets,
+    summary,
+    tasks,
+    whole,
+    work,
+)
 from cdcodec.evaluation.contender import Unavailable
 from cdcodec.evaluation.metrics import Metric, SetScore
 from cdcodec.evaluation.report import Report
@@ -42,7 +54,7 @@ class Study:
     command: str = ""
 
 
-def able(codecs: Sequence[str], device: str) -> tuple[list[str], list[str]]:
+def able(specifications: Sequence[str], device: str) -> tuple[list[str], list[str]]:
     """Return the codecs that can run here, and a note on each that can't.
 
     Raises:
@@ -50,9 +62,9 @@ def able(codecs: Sequence[str], device: str) -> tuple[list[str], list[str]]:
         WeightsError: If the weights of one can't be had.
     """
     found, notes = [], []
-    for codec in codecs:
+    for codec in specifications:
         try:
-            run.create(codec, device)
+            codecs.create(codec, device)
             found.append(codec)
         except Unavailable as error:
             notes.append(f"{codec} is left out: {error}")
@@ -77,19 +89,29 @@ def conduct(
         progress: Told of files that are done.
 
     Raises:
-        InputError: If a picture can't be read, a metric is unknown, or a package is missing.
+        InputError: If a picture can't be read, the report can't be written, a metric is unknown, or
+            a package is missing.
         WeightsError: If a metric's weights are missing.
-        CdcError: If a file can't be decoded.
     """
     plan = study.plan
     metrics.load(plan.metrics)  # what is missing is said now, not after an hour
     scorers = _scorers(study)
-    run.measure(plan, jobs=jobs, progress=progress)
+    try:
+        run.measure(plan, jobs=jobs, progress=progress)
+        return _reported(study, scorers)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"cannot write the report {plan.folder}: {reason}") from error
+
+
+def _reported(study: Study, scorers: Mapping[str, SetScore]) -> Report:
+    """Write the report of what was measured."""
+    plan = study.plan
     found = run.wanted(plan)
-    whole = whole_sets.measure(plan.folder, found, plan.sources, scorers)
+    of_sets = whole.measure(plan.folder, found, plan.sources, scorers)
     shown = _shown(study)
-    points = summary.points(found, whole)
-    reference = run.create(study.reference or plan.codecs[-1], plan.device).label
+    points = summary.points(found, of_sets)
+    reference = work.contender(study.reference or plan.codecs[-1], plan.device).label
     against = next((row.curve for row in found if row.codec == reference), reference)
     made = Report(
         title="Codecs compared",
@@ -122,18 +144,18 @@ def _write(made: Report, plan: Plan, viewer: int) -> None:
         ("curves.svg", made.plots),
         ("rows.csv", rows.to_csv(made.rows)),
     ):
-        run.write(plan.folder / name, text.encode())
+        work.write(plan.folder / name, text.encode(errors="surrogateescape"))
 
 
 def _settings(study: Study) -> dict[str, str]:
     plan = study.plan
     versions = [f"cdcodec {__version__}", f"Python {platform.python_version()}"]
     versions += [f"{name} {metadata.version(name)}" for name in _PACKAGES]
-    codecs = (run.create(codec, plan.device) for codec in plan.codecs)
+    measured = (work.contender(codec, plan.device) for codec in plan.codecs)
     return {
         "command": study.command,
         "pictures": datasets.described(plan.sources),
-        "codecs": "; ".join(f"{codec.label}: {codec.version}" for codec in codecs),
+        "codecs": "; ".join(f"{codec.label}: {codec.version}" for codec in measured),
         "versions": ", ".join(versions),
         "machine": f"{platform.system()} {platform.machine()}, {plan.device}",
         "date": datetime.date.today().isoformat(),

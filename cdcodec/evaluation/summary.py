@@ -42,6 +42,7 @@ class Point:
         scores: Means by name of the metric, and scores of the whole set of these pictures. None
             where no picture has one; empty if no picture reached the target.
         encode_seconds: Mean of the sum over all stages; decode_seconds likewise.
+        note: Why a picture didn't reach the target, the first of those that didn't.
     """
 
     curve: str
@@ -54,6 +55,7 @@ class Point:
     scores: Mapping[str, float | None]
     encode_seconds: float | None
     decode_seconds: float | None
+    note: str = ""
 
     @property
     def is_whole(self) -> bool:
@@ -104,6 +106,7 @@ def _mean(asked: Sequence[Row], whole: Mapping[str, float | None]) -> Point:
         scores={**scores, **whole} if reached else {},
         encode_seconds=_seconds([row.encode_seconds for row in reached]),
         decode_seconds=_seconds([row.decode_seconds for row in reached]),
+        note=next((row.note for row in asked if row.status != OK), ""),
     )
 
 
@@ -143,7 +146,8 @@ def _table(points: Sequence[Point], metrics: Sequence[Metric]) -> str:
     for point in points:
         if not point.is_whole:
             missing = f"{point.of - point.pictures} of {point.of}"
-            remarks += f"- {point.curve}: out of reach for {missing} pictures"
+            remarks += f"- {point.curve}: no file of {missing} pictures"
+            remarks += f", the first because {point.note}" if point.note else ""
             remarks += "; means over the others only\n" if point.pictures else "\n"
     parts = [f"### {points[0].target_bpp:g} bpp\n", _grid(head, lines) if lines else "", remarks]
     return "\n".join(part for part in parts if part)

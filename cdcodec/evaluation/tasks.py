@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from cdcodec.codec import Pixels
 from cdcodec.errors import InputError
-from cdcodec.evaluation.detectors import Detections, Detector, Faces, Objects, People, package
+from cdcodec.evaluation import metrics
+from cdcodec.evaluation.detectors import Detections, Detector, Faces, Objects, People
 from cdcodec.evaluation.metrics import Metric, SetScore
 
 _MAX_DETECTIONS = 100
@@ -70,7 +71,7 @@ def load(tasks: Sequence[str], device: str = "auto") -> dict[str, SetScore]:
     if sum(kind == "objects" for kind, _ in parsed) > 1:
         raise InputError("objects can be given only once")
     if parsed:
-        package("pycocotools.cocoeval")  # better missed now than after hours of coding
+        metrics.library("pycocotools.cocoeval")  # better missed now than after hours of coding
     scores: dict[str, SetScore] = {}
     for kind, model in parsed:
         detector = _detector(kind, model, device)
@@ -128,7 +129,9 @@ def agreement(
         return None, None
     # Its progress goes to stdout, where data belongs.
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = package("pycocotools.cocoeval").COCOeval(_coco(wanted), _coco(found), "bbox")
+        evaluation = metrics.library("pycocotools.cocoeval").COCOeval(
+            _coco(wanted), _coco(found), "bbox"
+        )
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, np.inf]], ["all"]
         evaluation.params.maxDets = [_MAX_DETECTIONS]
         evaluation.evaluate()
@@ -157,7 +160,7 @@ def _coco(pictures: Sequence[Detections]) -> Any:
         for number, one in enumerate(pictures)
         for box, score, label in zip(one.boxes, one.scores, one.labels, strict=True)
     ]
-    coco = package("pycocotools.coco").COCO()
+    coco = metrics.library("pycocotools.coco").COCO()
     coco.dataset = {
         "images": [{"id": number} for number in range(len(pictures))],
         "categories": [{"id": label} for label in sorted({box["category_id"] for box in boxes})],

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from cdcodec import image
 from cdcodec.codec import Pixels
-from cdcodec.evaluation import rows
+from cdcodec.evaluation import lines, rows
 from cdcodec.evaluation.datasets import Source
 from cdcodec.evaluation.metrics import SetScore
 from cdcodec.evaluation.rows import Row
-from cdcodec.evaluation.run import load
+from cdcodec.evaluation.work import load
 
-CACHE = "whole.jsonl"
+KNOWN = "whole.jsonl"
 
 Group = tuple[str, float]
 """Row.curve and Row.target_bpp."""
@@ -32,32 +32,26 @@ def measure(
 
     Args:
         folder: The report's. What was scored before, of the same rows, is read from there.
-        measured: Rows with their pictures; those out of reach are passed over.
+        measured: Rows; only those with pictures count.
         sources: The originals.
-        scorers: By a name that stands for what they compute.
+        scorers: By a name that stands for all that their scores depend on.
     """
     groups: dict[Group, list[Row]] = defaultdict(list)
     for row in measured:
         if row.status == rows.OK:
             groups[row.curve, row.target_bpp].append(row)
     originals = {source.sha256: source for source in sources}
-    path = folder / CACHE
-    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-    known = {}
-    for line in lines[:-1]:  # the last has no end if a run was killed there
-        key, scores = json.loads(line)
-        known[key] = scores
-    found: dict[Group, dict[str, float | None]] = {}
-    path.write_text("".join(f"{line}\n" for line in lines[:-1]), encoding="utf-8")
-    with path.open("a", encoding="utf-8") as file:
+    found: dict[Group, dict[str, float | None]] = {group: {} for group in groups}
+    if not scorers:
+        return found
+    known = {key: scores for key, scores in map(tuple, lines.read(folder / KNOWN))}
+    with lines.appending(folder / KNOWN) as append:
         for group, members in groups.items():
-            found[group] = {}
             for name, scorer in scorers.items():
                 key = _fingerprint(name, members)
                 if key not in known:
                     known[key] = dict(scorer(_pairs(folder, members, originals)))
-                    file.write(json.dumps([key, known[key]]) + "\n")
-                    file.flush()
+                    append([key, known[key]])
                 found[group] |= known[key]
     return found
 

@@ -10,6 +10,7 @@ report's folder already isn't measured again: changing one model doesn't cost ho
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,8 @@ def models() -> list[str]:
 
 def spliced(page: str, tables: str) -> str:
     """Return a page with tables between its markers."""
+    if page.count(BEGIN) != 1 or page.count(END) != 1:
+        raise SystemExit(f"RESULTS.md must have '{BEGIN}' and '{END}' once each")
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n{tables.strip()}\n\n{END}{after}"
@@ -50,8 +53,13 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     options = parser.parse_args()
 
+    # Whatever the user has added or converted stays out of the measurement.
+    environment = {**os.environ, "CDCODEC_CACHE": str(options.report.resolve() / "weights")}
+
     def cdcodec(*arguments: object) -> None:
-        subprocess.run([sys.executable, "-m", "cdcodec", *map(str, arguments)], check=True)
+        words = [sys.executable, "-m", "cdcodec", *map(str, arguments)]
+        if code := subprocess.run(words, env=environment).returncode:
+            raise SystemExit(code)
 
     cdcodec("weights", "add", "lpips-squeeze", options.lpips, "--quiet")
     codecs = [f"--codec={name}" for name in (*models(), *ANCHORS)]

@@ -60,10 +60,7 @@ class Anchor:
 
         def measure(index: int) -> int:
             if index not in trials:
-                try:
-                    trials[index] = self.coder.encode(pixels, scale[index])
-                except InputError as error:  # some programs refuse very small pictures
-                    raise OutOfReach(f"{self.label} makes no file of it: {error}") from error
+                trials[index] = self.coder.encode(pixels, scale[index])
             return len(trials[index].data)
 
         found = rate.search(measure, len(scale), target_bytes) if target_bytes else 0

@@ -1,0 +1,33 @@
+"""Every codec that can be measured, by the words that specify it."""
+
+from __future__ import annotations
+
+from cdcodec import families, weights
+from cdcodec.errors import InputError
+from cdcodec.evaluation import anchors
+from cdcodec.evaluation.contender import Contender
+from cdcodec.evaluation.own import Model
+
+
+def create(specification: str, device: str = "auto") -> Contender:
+    """Return the codec that NAME or NAME:OPTION=VALUE,OPTION=VALUE specifies.
+
+    Raises:
+        InputError: If there is no such codec or option; Unavailable, a kind of it, if it can't run
+            here.
+        WeightsError: If its weights can't be had.
+    """
+    name, _, text = specification.partition(":")
+    options: dict[str, str] = {}
+    for part in text.split(",") if text else ():
+        key, equals, value = part.partition("=")
+        if not (key and equals and value):
+            raise InputError(f"options of {name} are NAME=VALUE, not {part or 'nothing'}")
+        options[key] = value
+    if name in anchors.NAMES:
+        return anchors.create(name, options)
+    models = [s.name for s in weights.load_registry().values() if s.family in families.FAMILIES]
+    if name not in models:
+        known = ", ".join([*models, *anchors.NAMES])
+        raise InputError(f"no codec is called {name}", hint=f"known are {known}")
+    return Model(name, options, device)
