@@ -13,6 +13,7 @@ from torch import Tensor
 from cdcodec.codec import Pixels
 from cdcodec.errors import InputError, WeightsError
 from cdcodec.evaluation import sets
+from cdcodec.evaluation.metrics import SetScore
 from cdcodec.nn import inception
 from cdcodec.nn.inception import Inception
 
@@ -37,9 +38,14 @@ def features(pictures: list[Pixels]) -> np.ndarray:
     return np.stack([picture[0, 0] for picture in pictures]).astype(np.float64)
 
 
+def scorer(name: str) -> SetScore:
+    (found,) = sets.load([name], colours).values()
+    return found
+
+
 def score(name: str, originals: list[Pixels], decoded: list[Pixels]) -> float:
     pairs = zip(originals, decoded, strict=True)
-    value = sets.load([name], colours)[name](pairs)[name]
+    value = scorer(name)(pairs)[name]
     assert value is not None
     return value
 
@@ -55,7 +61,7 @@ def test_patches_are_a_grid_and_the_same_shifted_by_half() -> None:
 
 @pytest.mark.parametrize(
     ("height", "width", "count"),
-    [(255, 900, 0), (256, 256, 1), (383, 640, 2), (384, 384, 2), (511, 512, 3), (512, 512, 5)],
+    [(255, 900, 0), (256, 256, 1), (383, 640, 2), (384, 384, 1), (511, 512, 2), (512, 512, 5)],
 )
 def test_what_a_grid_leaves_over_is_not_used(height: int, width: int, count: int) -> None:
     assert len(list(sets.patches(np.zeros((height, width, 3), np.uint8)))) == count
@@ -107,7 +113,7 @@ def test_kid_of_many_patches_is_always_the_same(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("name", ["fid", "kid"])
 def test_a_few_patches_have_no_distance(name: str, originals: list[Pixels]) -> None:
-    distance = sets.load([name], colours)[name]
+    distance = scorer(name)
     few = originals[: sets.MIN_PATCHES - 1]
     small = originals[-1][:200]
     assert distance(zip(few, few, strict=True)) == {name: None}

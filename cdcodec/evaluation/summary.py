@@ -146,9 +146,9 @@ def _table(points: Sequence[Point], metrics: Sequence[Metric]) -> str:
     for point in points:
         if not point.is_whole:
             missing = f"{point.of - point.pictures} of {point.of}"
-            remarks += f"- {point.curve}: no file of {missing} pictures"
-            remarks += f", the first because {point.note}" if point.note else ""
-            remarks += "; means over the others only\n" if point.pictures else "\n"
+            remarks += f"- {point.curve}: out of reach for {missing} pictures"
+            remarks += "; means over the others only" if point.pictures else ""
+            remarks += f" (first: {point.note})\n" if point.note else "\n"
     parts = [f"### {points[0].target_bpp:g} bpp\n", _grid(head, lines) if lines else "", remarks]
     return "\n".join(part for part in parts if part)
 
