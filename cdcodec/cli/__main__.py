@@ -27,7 +27,7 @@ COMMANDS = {
     "encode": "Compress an image.",
     "decode": "Turn a compressed file back into an image.",
     "info": "Say what a compressed file holds.",
-    "weights": "List, fetch, verify and convert trained weights.",
+    "weights": "List, fetch, add, verify and convert trained weights.",
     "eval": "Compare codecs on real files.",
     "train": "Train a model by a recipe.",
 }
