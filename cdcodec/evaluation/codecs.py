@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 from cdcodec import families, weights
 from cdcodec.errors import InputError
 from cdcodec.evaluation import anchors
@@ -28,6 +30,8 @@ def create(specification: str, device: str = "auto") -> Contender:
         return anchors.create(name, options)
     models = [s.name for s in weights.load_registry().values() if s.family in families.FAMILIES]
     if name not in models:
-        known = ", ".join([*models, *anchors.NAMES])
-        raise InputError(f"no codec is called {name}", hint=f"known are {known}")
+        known = [*models, *anchors.NAMES]
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        raise InputError(f"no codec is called {name}", hint=hint)
     return Model(name, options, device)
