@@ -82,12 +82,12 @@ def find(
         for file in _files(path, without):
             try:
                 picture = image.load(file)
-                sha256 = weights.sha256_of(file)[:16]
-            except (InputError, OSError) as error:
+            except InputError as error:
                 if not path.is_dir():
-                    raise InputError(f"cannot read {path}") from error
+                    raise
                 notes.append(f"left out: {error}")
                 continue
+            sha256 = weights.sha256_of(file)[:16]
             if sha256 in sources:
                 continue
             name = file.relative_to(path if path.is_dir() else path.parent).as_posix()
