@@ -322,6 +322,15 @@ def test_what_cannot_be_done_is_said_before_anything_is_measured(
     assert not (folder.parent / "report" / run.ROWS).exists()
 
 
+def test_a_missing_library_is_said_before_anything_is_measured(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert evaluate(folder, "--codec", "jpeg", "--bpp", "2") == 3
+    assert "matplotlib is not installed" in capsys.readouterr().err
+    assert not (folder.parent / "report" / run.ROWS).exists()
+
+
 def test_options_of_a_model_name_a_curve_of_its_own() -> None:
     model = Model("cdc-tiny", {"seed": "3", "stochasticity": "0.5"}, "cpu")
     assert model.label == "cdc-tiny:seed=3,stochasticity=0.5"

@@ -9,7 +9,7 @@ from typing import Protocol
 from cdcodec.codec import Pixels
 from cdcodec.errors import InputError, OutOfReach
 
-__all__ = ["Compressed", "Contender", "OutOfReach", "Restored", "Unavailable"]
+__all__ = ["Compressed", "Contender", "OutOfReach", "Restored", "Unavailable", "label"]
 
 
 class Unavailable(InputError):
@@ -41,6 +41,11 @@ class Restored:
     pixels: Pixels
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_bytes: int | None = None
+
+
+def label(name: str, options: Mapping[str, str]) -> str:
+    """Return what tables and plots call a codec: its name, with the options that were given."""
+    return ":".join(filter(None, [name, ",".join(map("=".join, options.items()))]))
 
 
 class Contender(Protocol):

@@ -13,7 +13,7 @@ from PIL import Image
 from cdcodec import __version__, api, families, weights
 from cdcodec.codec import Decoding, Pixels
 from cdcodec.errors import InputError
-from cdcodec.evaluation.contender import Compressed, Restored
+from cdcodec.evaluation.contender import Compressed, Restored, label
 
 _KINDS = {"decoder": str, "seed": int, "stochasticity": float}
 """Options: those of `cdcodec decode` that change the picture, except the steps."""
@@ -38,9 +38,7 @@ class Model:
             WeightsError: If the weights can't be had.
         """
         self.name = name
-        self.label = name
-        if options:
-            self.label += ":" + ",".join(f"{key}={value}" for key, value in options.items())
+        self.label = label(name, options)
         self.decoding = replace(_decoding(name, options), device=device)
         if self.decoding.decoder is not None:
             known = families.load_codec(name, device).decoders

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import platform
 from collections.abc import Mapping, Sequence
@@ -95,6 +96,8 @@ def conduct(
     """
     plan = study.plan
     metrics.load(plan.metrics)  # what is missing is said now, not after an hour
+    for package in ("matplotlib", "scipy"):
+        metrics.library(package)
     scorers = _scorers(study)
     try:
         run.measure(plan, jobs=jobs, progress=progress)
@@ -150,7 +153,9 @@ def _write(made: Report, plan: Plan, viewer: int) -> None:
 def _settings(study: Study) -> dict[str, str]:
     plan = study.plan
     versions = [f"cdcodec {__version__}", f"Python {platform.python_version()}"]
-    versions += [f"{name} {metadata.version(name)}" for name in _PACKAGES]
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # not every metric needs them all
+            versions.append(f"{name} {metadata.version(name)}")
     measured = (work.contender(codec, plan.device) for codec in plan.codecs)
     return {
         "command": study.command,

@@ -11,7 +11,7 @@ from cdcodec.errors import InputError
 from cdcodec.evaluation.anchors.coder import Coder
 from cdcodec.evaluation.anchors.programs import Hevc, JpegXl, Vvc
 from cdcodec.evaluation.anchors.stills import Avif, Jpeg, Jpeg2000, Webp
-from cdcodec.evaluation.contender import Compressed, OutOfReach, Restored
+from cdcodec.evaluation.contender import Compressed, OutOfReach, Restored, label
 
 _CODERS: dict[str, type[Coder]] = {
     "jpeg": Jpeg,
@@ -44,9 +44,7 @@ class Anchor:
             Unavailable: If its program or library is missing.
         """
         self.name = name
-        self.label = name
-        if options:
-            self.label += ":" + ",".join(f"{key}={value}" for key, value in options.items())
+        self.label = label(name, options)
         self.coder = coder
         self.suffix = coder.suffix
         self.version = coder.version()
