@@ -19,36 +19,10 @@ from cdcodec.families.cdc import convert
 from cdcodec.families.cdc.paper import PAPER_TINY, PaperCdc, PaperConfig
 from cdcodec.nn.attention import ChannelNorm, LinearAttention
 from cdcodec.nn.prior import FactorizedPrior, bits, gaussian_likelihood
+from tests.reference_fill import fill
 
 VECTORS = Path(__file__).parent / "vectors_cdc"
 EXPECTED = json.loads((VECTORS / "expected.json").read_text())
-
-
-def fill(name, shape):
-    """Return the values of a parameter, which its name in the authors' checkpoints decides.
-
-    Normal values from a Philox stream keyed by the name's SHA-256, times a scale, plus an offset.
-    """
-    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], "little")
-    stream = np.random.Generator(np.random.Philox(key=key))
-    normal = stream.standard_normal(tuple(shape), dtype=np.float32)
-    leaf = name.rsplit(".", 1)[-1]
-    gain = {
-        "context_fn.enc.3.1.conv.weight": 2.0,
-        "context_fn.hyper_dec.2.0.weight": 6.0,
-        "denoise_fn.final_conv.1.weight": 0.4,
-    }.get(name, 1.0)
-    if ".prior." in name and leaf == "weight":
-        scale, offset = 0.1, math.log(math.expm1(10 ** (-1 / 4) / shape[-1]))
-    elif ".prior." in name:
-        scale, offset = (0.3 if leaf == "_medians" else 0.1), 0.0
-    elif leaf in ("b", "bias"):
-        scale, offset = 0.05, (2.0 if name == "context_fn.hyper_dec.2.0.bias" else 0.0)
-    elif leaf == "g" or len(shape) == 1:
-        scale, offset = 0.1, 1.0
-    else:
-        scale, offset = gain / math.sqrt(math.prod(shape[1:])), 0.0
-    return normal * np.float32(scale) + np.float32(offset)
 
 
 def authors_shape(name, shape):

@@ -77,6 +77,25 @@ def ddpm(
     return x
 
 
+def relay(
+    denoise: Denoiser,
+    z_c: Tensor,
+    indices: Sequence[int],
+    alpha_bar: FloatArray,
+    noise: Callable[[int], Tensor],
+    progress: Progress | None = None,
+) -> Tensor:
+    """Sample from content variables with a little noise (RDEIC, paper 002, eq. 2 to 6).
+
+    The start is z_N = sqrt(ᾱ_N) z_c + sqrt(1 - ᾱ_N) noise(0) at N = indices[0]. From there on it is
+    `ddpm`: the residual z_c - z_0 is part of what the network takes for noise. The authors' sampler
+    cannot take a single step; here it returns the estimate at N.
+    """
+    signal, deviation = rates(alpha_bar, indices[0])
+    start = signal * z_c + deviation * noise(0)
+    return ddpm(denoise, start, indices, alpha_bar, noise, progress)
+
+
 def noise_tensor(
     seed: int,
     channels: int,

@@ -9,6 +9,7 @@ nor fused multiply-add nor the number of threads can change a result.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -186,6 +187,26 @@ class ExactNet:
             if max(b * m for b, m in zip(bounds, multipliers, strict=True)) + half >= 2**63:
                 raise WeightsError(f"integer network: layer {number} can reach 2**63")
             limit, channels = layer.output_limit, layer.channels_out
+
+    @property
+    def channels_in(self) -> int:
+        """Channels that the network takes."""
+        return self.layers[0].channels_in
+
+    @property
+    def channels_out(self) -> int:
+        """Channels that the network gives."""
+        return self.layers[-1].channels_out
+
+    @property
+    def upsample(self) -> int:
+        """How many times as wide and high its output is."""
+        return math.prod(layer.upsample for layer in self.layers)
+
+    @property
+    def output_limit(self) -> int:
+        """Bound of the absolute output."""
+        return self.layers[-1].output_limit
 
     def __call__(self, z: NDArray[Any]) -> NDArray[np.int32]:
         """Map integers z [C, H, W] to int32 [O, H*u, W*u], u the product of all upsamplings.

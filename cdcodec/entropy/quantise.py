@@ -6,6 +6,8 @@ stored, and never made again by a reader.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -75,3 +77,28 @@ def dequantise(
     """Return weight and bias of the convolution that quantise would turn into this layer."""
     scale = layer.multiplier / 2.0**layer.shift * unit_out / unit_in
     return layer.weight * scale[:, None, None, None], layer.bias * scale * unit_in
+
+
+def split_phases(weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the convolution that, with a pixel shuffle, upsamples by 2 as a transposed one does.
+
+    Its weight [I, O, 5, 5] belongs to stride 2, padding 2 and output padding 1. Result
+    [4 O, I, 3, 3]: output 2m + p takes tap k of it from input m + (p + 2 - k) / 2, where that is
+    whole.
+    """
+    inputs, outputs = weight.shape[:2]
+    taps = np.pad(weight, ((0, 0), (0, 0), (0, 1), (0, 1)))  # to three of either parity
+    taps = taps.reshape(inputs, outputs, 3, 2, 3, 2)[:, :, ::-1, :, ::-1]
+    return taps.transpose(1, 3, 5, 0, 2, 4).reshape(4 * outputs, inputs, 3, 3)
+
+
+def gelu_curve(unit: float) -> NDArray[np.int32]:
+    """Return the curve of exact_graph.Bend that makes a GELU of integers in a unit.
+
+    That is a Phi(-a) for a = 0, unit, 2 unit, ... until it rounds to 0, Phi the normal
+    distribution.
+    """
+    arguments = [i * unit for i in range(round(8 / unit))]
+    values = [a * math.erfc(a / math.sqrt(2)) / 2 / unit for a in arguments]
+    curve = np.rint(values).astype(np.int32)
+    return curve[: int(np.flatnonzero(curve)[-1]) + 2]

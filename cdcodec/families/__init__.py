@@ -24,7 +24,8 @@ class Family:
     Attributes:
         number: The id in a file's header; frozen (formats/families.md).
         module: Has `open_walk(path) -> Walk`, which imports no torch, and
-            `open_codec(path, walk, device) -> Codec`.
+            `open_codec(paths, walk, device) -> Codec`, where paths are those of the weight
+            set's files.
         chunks: Types of the chunks of side information that its files have, and no others.
     """
 
@@ -35,9 +36,14 @@ class Family:
 
 FAMILIES = {
     "cdc": Family(1, "cdcodec.families.cdc"),
+    "rdeic": Family(2, "cdcodec.families.rdeic"),
+    "diffeic": Family(3, "cdcodec.families.diffeic"),
 }
-RESERVED = {2: "rdeic", 3: "diffeic", 4: "cgdm", 5: "palette"}
+RESERVED = {4: "cgdm", 5: "palette"}
 """Ids that the format promises to families of later versions."""
+
+TRAINED_APART = {"latent": "cdcodec.latent"}
+"""Networks that families share and that have a training of their own, but no files."""
 
 
 def by_number(number: int) -> str:
@@ -69,8 +75,8 @@ def load_walk(model: str, offline: bool = False) -> Walk:
     Raises:
         WeightsError: If the weights are unknown, missing or damaged.
     """
-    weight_set, path = _find(model, offline)
-    return open_walk(weight_set.family, path)
+    weight_set, paths = _find(model, offline)
+    return open_walk(weight_set.family, paths[0])
 
 
 @lru_cache(maxsize=2)
@@ -81,14 +87,15 @@ def load_codec(model: str, device: str = "auto", offline: bool = False) -> Codec
         WeightsError: If the weights are unknown, missing or damaged.
         InputError: If the device isn't there.
     """
-    weight_set, path = _find(model, offline)
+    weight_set, paths = _find(model, offline)
     walk = load_walk(model, offline)
-    return cast("Codec", _module(weight_set.family).open_codec(path, walk, device))
+    return cast("Codec", _module(weight_set.family).open_codec(paths, walk, device))
 
 
 def training(family: str) -> ModuleType:
     """Return the family's training module, see training.loop.Trainable."""
-    return import_module(f"{FAMILIES[family].module}.objectives")
+    module = TRAINED_APART.get(family) or FAMILIES[family].module
+    return import_module(f"{module}.objectives")
 
 
 def _module(family: str) -> ModuleType:
@@ -97,7 +104,6 @@ def _module(family: str) -> ModuleType:
     return import_module(FAMILIES[family].module)
 
 
-def _find(model: str, offline: bool) -> tuple[weights.WeightSet, Path]:
+def _find(model: str, offline: bool) -> tuple[weights.WeightSet, list[Path]]:
     weight_set = weights.find(model)
-    (path, *_rest) = weights.resolve(model, offline=offline)
-    return weight_set, path
+    return weight_set, weights.resolve(model, offline=offline)

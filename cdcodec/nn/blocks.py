@@ -76,6 +76,23 @@ class Upsample(nn.Module):
         return F.pixel_shuffle(self.conv(x), 2)
 
 
+class Embedding(nn.Module):
+    """A scalar in 0..1 to a condition vector."""
+
+    def __init__(self, condition: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(9, condition), nn.SiLU(), nn.Linear(condition, condition)
+        )
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Map u [B] to [B, D]; four octaves of sine and cosine let it tell near values apart."""
+        phase = u[:, None] * torch.pi * 2.0 ** torch.arange(4, device=u.device)
+        features = torch.cat([u[:, None], phase.sin(), phase.cos()], 1)
+        condition: Tensor = self.layers(features)
+        return condition
+
+
 class RoundThrough(torch.autograd.Function):
     """Rounding whose gradient is that of the identity (straight-through estimator)."""
 

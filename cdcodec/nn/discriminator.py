@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from cdcodec.nn.device import autocast
+
 
 class PatchDiscriminator(nn.Module):
     """Tells photographs from decoded pictures, patch by patch, given the base decode.
@@ -38,3 +40,30 @@ class PatchDiscriminator(nn.Module):
 def hinge(real: Tensor, fake: Tensor) -> Tensor:
     """Return the discriminator's loss (Lim and Ye 2017)."""
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+class Adversary:
+    """A discriminator that learns beside the network it judges."""
+
+    def __init__(self, device: torch.device, learning_rate: float) -> None:
+        self.discriminator = PatchDiscriminator().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.Adam(
+            self.discriminator.parameters(), lr=learning_rate, betas=(0.5, 0.99)
+        )
+
+    def opinion(self, candidate: Tensor, base: Tensor) -> Tensor:
+        """Return the mean score of pictures; gradients reach the candidate only."""
+        self.discriminator.requires_grad_(False)
+        with autocast(candidate.device):
+            scores: Tensor = self.discriminator(candidate, base)
+        return scores.float().mean()
+
+    def learn(self, real: Tensor, fake: Tensor, base: Tensor) -> float:
+        """Make one update on photographs and decoded pictures, and return its loss."""
+        self.discriminator.requires_grad_(True)
+        with autocast(real.device):
+            loss = hinge(self.discriminator(real, base).float(), self.discriminator(fake, base).float())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return loss.item()

@@ -28,7 +28,8 @@ def bundle(path: Path, source: str, measured: Mapping[str, float] = {}) -> weigh
         WeightsError: If the file isn't a weight set of that family.
     """
     entry = weights.find(path.stem)
-    model_id = families.open_walk(entry.family, path).model_id
+    apart = entry.family in families.TRAINED_APART
+    model_id = b"" if apart else families.open_walk(entry.family, path).model_id
     data = path.read_bytes()
     file = weights.WeightFile(
         path.name, hashlib.sha256(data).hexdigest(), len(data), weights.BUNDLED
@@ -42,11 +43,20 @@ def bundle(path: Path, source: str, measured: Mapping[str, float] = {}) -> weigh
         entry,
         source=source,
         model_id=model_id.hex(),
-        files=(file,),
+        files=_with(file, entry),
         measured=dict(measured) or entry.measured,
     )
     weights.register(weights.registry_path(), updated)
+    for other in weights.load_registry(weights.registry_path()).values():
+        if any(each.name == file.name for each in other.files):  # sets may share a file
+            shared = dataclasses.replace(other, files=_with(file, other))
+            weights.register(weights.registry_path(), shared)
     return updated
+
+
+def _with(file: weights.WeightFile, entry: weights.WeightSet) -> tuple[weights.WeightFile, ...]:
+    """Return the set's files with this one in place of that of its name."""
+    return tuple(file if each.name == file.name else each for each in entry.files)
 
 
 if __name__ == "__main__":

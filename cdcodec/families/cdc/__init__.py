@@ -8,6 +8,7 @@ small presets that we train.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ def open_walk(path: Path) -> Walk:
     return CdcWalk.load(path)
 
 
-def open_codec(path: Path, walk: Walk, device: str) -> Codec:
+def open_codec(paths: Sequence[Path], walk: Walk, device: str) -> Codec:
     """Load a weight file whole; see families.Family."""
     from cdcodec.families.cdc import config, export
     from cdcodec.families.cdc.codec import CdcCodec
@@ -30,5 +31,6 @@ def open_codec(path: Path, walk: Walk, device: str) -> Codec:
     from cdcodec.families.cdc.walk import CdcWalk
 
     assert isinstance(walk, CdcWalk)
+    (path,) = paths
     preset = config.preset_of(export.read_metadata(path))
     return (PaperCodec if preset == config.PAPER else CdcCodec).load(path, walk, device)

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from cdcodec import image
 from cdcodec.codec import Decoding, Latents, Pixels, Progress
-from cdcodec.diffusion import schedules, tiling
+from cdcodec.diffusion import pictures, schedules, tiling
 from cdcodec.diffusion.prediction import Denoiser, from_x0
 from cdcodec.entropy.tables import MAX_MAGNITUDE
-from cdcodec.families.cdc import tiles
+from cdcodec.families.cdc.decoding import decoders, sample
 from cdcodec.families.cdc.export import read
 from cdcodec.families.cdc.network import CdcNetwork
 from cdcodec.families.cdc.walk import MEAN_ONE, Y_STRIDE, CdcWalk
@@ -46,7 +46,7 @@ class FirstEstimate:
 class CdcCodec:
     """A small CDC preset with its weights loaded; see codec.Codec."""
 
-    decoders = tiles.decoders(steps=5)
+    decoders = decoders(steps=5)
 
     def __init__(self, network: CdcNetwork, walk: CdcWalk, device: torch.device) -> None:
         self.network: CdcNetwork = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -67,7 +67,9 @@ class CdcCodec:
     @torch.inference_mode()
     def analyse(self, pixels: Pixels) -> Tensor:
         """Run g_a on pixels [H, W, 3]; returns y [M, h, w] on the CPU."""
-        return tiles.analyse(self.network.g_a, image.pad(pixels, Y_STRIDE), self.device)
+        return pictures.analyse(
+            self.network.g_a, image.pad(pixels, Y_STRIDE), Y_STRIDE, self.device
+        )
 
     @torch.inference_mode()
     def quantise(self, analysis: object, point: int) -> Latents:
@@ -99,14 +101,24 @@ class CdcCodec:
         y_hat = latents["y"]
 
         def render(window: tiling.Tile, step: Progress) -> Tensor:
-            y = tiles.crop(y_hat, window, self.device) / (gain * MEAN_ONE)
+            y = pictures.crop(y_hat, window, Y_STRIDE, self.device) / (gain * MEAN_ONE)
             with autocast(self.device):
                 denoise = FirstEstimate(self.denoiser(y, u))
-                x = tiles.sample(denoise, self.schedule, window, decoding, self.device, step)
+                x = sample(denoise, self.schedule, window, decoding, self.device, step)
             assert denoise.x_0 is not None
             return torch.lerp(denoise.x_0, x, TEXTURE)
 
-        return tiles.synthesise(render, y_hat, Y_STRIDE, decoding, progress)[:height, :width]
+        assert decoding.steps is not None
+        rows, columns = y_hat.shape[1:]
+        return pictures.synthesise(
+            render,
+            rows * Y_STRIDE,
+            columns * Y_STRIDE,
+            multiple=Y_STRIDE,
+            tile=decoding.tile,
+            steps=decoding.steps,
+            progress=progress,
+        )[:height, :width]
 
     def denoiser(self, y_hat: Tensor, u: Tensor) -> Denoiser:
         """Bind context and rate to the denoiser: (x_t, n) to x_0 in -1..1, clamped."""

@@ -13,24 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cdcodec.families.cdc.config import CdcConfig
-from cdcodec.nn.blocks import Stack, Upsample, conv
-
-
-class Embedding(nn.Module):
-    """A scalar in 0..1 to a condition vector."""
-
-    def __init__(self, condition: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(9, condition), nn.SiLU(), nn.Linear(condition, condition)
-        )
-
-    def forward(self, u: Tensor) -> Tensor:
-        """Map u [B] to [B, D]; four octaves of sine and cosine let it tell near values apart."""
-        phase = u[:, None] * torch.pi * 2.0 ** torch.arange(4, device=u.device)
-        features = torch.cat([u[:, None], phase.sin(), phase.cos()], 1)
-        condition: Tensor = self.layers(features)
-        return condition
+from cdcodec.nn.blocks import Embedding, Stack, Upsample, conv
 
 
 class Denoiser(nn.Module):

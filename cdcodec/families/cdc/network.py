@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cdcodec.families.cdc.config import CdcConfig
-from cdcodec.families.cdc.denoiser import Denoiser, Embedding
+from cdcodec.families.cdc.denoiser import Denoiser
 from cdcodec.families.cdc.transforms import (
     Analysis,
     Context,
@@ -14,6 +14,7 @@ from cdcodec.families.cdc.transforms import (
     HyperAnalysis,
     HyperSynthesis,
 )
+from cdcodec.nn.blocks import Embedding
 
 Pyramid = tuple[Tensor, Tensor, Tensor, Tensor]
 

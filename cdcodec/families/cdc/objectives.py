@@ -22,25 +22,18 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cdcodec.diffusion import schedules
 from cdcodec.errors import InputError
 from cdcodec.families.cdc.config import PRESETS
 from cdcodec.families.cdc.export import read, write
-from cdcodec.families.cdc.loss import (
-    balance,
-    code,
-    detail_energy,
-    distortion,
-    freeze_bits,
-    grid_energy,
-    lagrangian,
-)
+from cdcodec.families.cdc.loss import balance, code, freeze_bits, lagrangian
 from cdcodec.families.cdc.network import CdcNetwork, build
 from cdcodec.families.cdc.start import BLOCK, initialise
 from cdcodec.nn.device import autocast
-from cdcodec.nn.discriminator import PatchDiscriminator, hinge
+from cdcodec.nn.discriminator import Adversary
+from cdcodec.nn.klt import photograph_blocks
+from cdcodec.nn.losses import detail_energy, distortion, grid_energy, psnr, rate_positions
 from cdcodec.nn.perceptual import Lpips
 
 __all__ = ["OBJECTIVES", "initial", "read", "write"]
@@ -161,10 +154,7 @@ class ChainObjective:
         self.config = config
         device = next(network.parameters()).device
         self.lpips = Lpips.load(Path(config.lpips)).to(device)
-        self.discriminator = PatchDiscriminator().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.Adam(
-            self.discriminator.parameters(), lr=config.discriminator_lr, betas=(0.5, 0.99)
-        )
+        self.adversary = Adversary(device, config.discriminator_lr)
         self.alpha_bar = schedules.cosine(network.config.train_steps).alpha_bar
         self.state: _State | None = None
         freeze_bits(network)
@@ -175,7 +165,7 @@ class ChainObjective:
 
     def modules(self) -> dict[str, nn.Module]:
         """What a checkpoint has to keep beside the network."""
-        return {"discriminator": self.discriminator}
+        return {"discriminator": self.adversary.discriminator}
 
     def loss(self, batches: Batches, generator: torch.Generator) -> tuple[Tensor, Logs]:
         """Return the loss of the next link."""
@@ -227,10 +217,9 @@ class ChainObjective:
     def _perceptual(self, x_0: Tensor, x: Tensor, base: Tensor) -> tuple[Tensor, Logs]:
         """Eq. 9's terms for a later link, plus the adversarial and the energy term."""
         config = self.config
-        self.discriminator.requires_grad_(False)
         with autocast(x.device):
             perceptual = self.lpips(x_0, x).mean()
-            opinion = self.discriminator(x_0, base).float().mean()
+        opinion = self.adversary.opinion(x_0, base)
         error = distortion(x_0, x, config.colour, config.hue).mean() / (255**2 / 4)
         energy = detail_energy(x_0, x)
         loss = (
@@ -239,27 +228,13 @@ class ChainObjective:
             + config.energy * energy
             - config.adversarial * opinion
         )
-        self.discriminator.requires_grad_(True)
-        with autocast(x.device):
-            real = self.discriminator(x, base).float()
-            fake = self.discriminator(x_0.detach(), base).float()
-        judged = hinge(real, fake)
-        self.optimizer.zero_grad(set_to_none=True)
-        judged.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
         return loss, {
             "loss": loss.item(),
             "lpips": perceptual.item(),
             "energy": energy.item(),
             "psnr": psnr(x_0, x),
-            "discriminator": judged.item(),
+            "discriminator": self.adversary.learn(x, x_0.detach(), base),
         }
-
-
-def rate_positions(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw u [B] in 0..1, stratified: every batch has low and high rates."""
-    strata = torch.arange(len(x), device=x.device)
-    return (strata + torch.rand(len(x), generator=generator, device=x.device)) / len(x)
 
 
 def first_link(network: CdcNetwork, y_hat: Tensor, x: Tensor, u: Tensor) -> Tensor:
@@ -272,13 +247,6 @@ def first_link(network: CdcNetwork, y_hat: Tensor, x: Tensor, u: Tensor) -> Tens
     return x_0.float()
 
 
-@torch.no_grad()
-def psnr(x_0: Tensor, x: Tensor) -> float:
-    """Mean PSNR of a batch in dB, both in -1..1."""
-    error = F.mse_loss(x_0.clamp(-1, 1), x, reduction="none").mean((1, 2, 3))
-    return float((10 * torch.log10(4 / error.clamp_min(1e-9))).mean())
-
-
 def initial(preset: str, seed: int, batches: Batches) -> CdcNetwork:
     """Return networks of a preset as training starts with them, see start.initialise.
 
@@ -288,11 +256,7 @@ def initial(preset: str, seed: int, batches: Batches) -> CdcNetwork:
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset}, not one of {', '.join(PRESETS)}")
     network = build(PRESETS[preset], seed)
-    blocks: list[Tensor] = []
-    while sum(map(len, blocks)) < START_BLOCKS:
-        patches = F.pixel_unshuffle(batches().cpu(), BLOCK)
-        blocks.append(patches.permute(0, 2, 3, 1).flatten(0, 2))
-    initialise(network, torch.cat(blocks).numpy())
+    initialise(network, photograph_blocks(batches, BLOCK, START_BLOCKS))
     return network
 
 

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from cdcodec import image
 from cdcodec.codec import Decoding, IntArray, Latents, Pixels, Progress
-from cdcodec.diffusion import tiling
+from cdcodec.diffusion import pictures, tiling
 from cdcodec.entropy.tables import MAX_MAGNITUDE
-from cdcodec.families.cdc import paper_export, tiles
+from cdcodec.families.cdc import paper_export
+from cdcodec.families.cdc.decoding import decoders, sample
 from cdcodec.families.cdc.paper import STRIDE, PaperCdc
-from cdcodec.families.cdc.walk import MEAN_ONE, CdcWalk, y_shape
+from cdcodec.families.cdc.walk import MEAN_ONE, Y_STRIDE, CdcWalk, y_shape
 from cdcodec.nn.device import pick
 
 
@@ -25,7 +26,7 @@ class PaperCodec:
     8,193 times apart.
     """
 
-    decoders = tiles.decoders(steps=17)
+    decoders = decoders(steps=17)
 
     def __init__(self, network: PaperCdc, walk: CdcWalk, device: torch.device) -> None:
         self.network: PaperCdc = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -47,7 +48,9 @@ class PaperCodec:
         """Run g_a and h_a on pixels [H, W, 3]; see CdcWalk.code for what comes out."""
         height, width = pixels.shape[:2]
         compressor = self.network.compressor
-        y = tiles.analyse(compressor.g_a, image.pad(pixels, STRIDE), self.device)
+        y = pictures.analyse(
+            compressor.g_a, image.pad(pixels, STRIDE), Y_STRIDE, self.device
+        )
         z = compressor.h_a(y[None].to(self.device)) - compressor.prior.medians
         rows, columns = y_shape(width, height)
         return {
@@ -75,11 +78,21 @@ class PaperCodec:
         y_hat = self._padded(latents)
 
         def render(window: tiling.Tile, step: Progress) -> Tensor:
-            y = tiles.crop(y_hat, window, self.device) / MEAN_ONE
+            y = pictures.crop(y_hat, window, Y_STRIDE, self.device) / MEAN_ONE
             denoise = network.denoiser(network.compressor.context(y))
-            return tiles.sample(denoise, network.schedule, window, decoding, self.device, step)
+            return sample(denoise, network.schedule, window, decoding, self.device, step)
 
-        return tiles.synthesise(render, y_hat, STRIDE, decoding, progress)[:height, :width]
+        assert decoding.steps is not None
+        rows, columns = y_hat.shape[1:]
+        return pictures.synthesise(
+            render,
+            rows * Y_STRIDE,
+            columns * Y_STRIDE,
+            multiple=STRIDE,
+            tile=decoding.tile,
+            steps=decoding.steps,
+            progress=progress,
+        )[:height, :width]
 
     def _padded(self, latents: Latents) -> IntArray:
         """Return y_hat [M, 4h, 4w] for z [N, h, w]; where y wasn't coded, it is at its mean."""

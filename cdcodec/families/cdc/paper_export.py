@@ -22,7 +22,7 @@ from safetensors.numpy import save
 from torch import nn
 
 from cdcodec.entropy.exact import ExactLayer, ExactNet
-from cdcodec.entropy.quantise import quantise
+from cdcodec.entropy.quantise import quantise, split_phases
 from cdcodec.entropy.tables import (
     MAX_MAGNITUDE,
     TOTAL,
@@ -106,19 +106,6 @@ def walk_of(network: PaperCdc) -> CdcWalk:
         ),
     ]
     return CdcWalk.build(tables, z_index, ExactNet(tuple(layers), Z_LIMIT), thresholds)
-
-
-def split_phases(weight: _Array) -> _Array:
-    """Return the convolution that, with a pixel shuffle, upsamples by 2 as a transposed one does.
-
-    Its weight [I, O, 5, 5] belongs to stride 2, padding 2 and output padding 1. Result
-    [4 O, I, 3, 3]: output 2m + p takes tap k of it from input m + (p + 2 - k) / 2, where that is
-    whole.
-    """
-    inputs, outputs = weight.shape[:2]
-    taps = np.pad(weight, ((0, 0), (0, 0), (0, 1), (0, 1)))  # to three of either parity
-    taps = taps.reshape(inputs, outputs, 3, 2, 3, 2)[:, :, ::-1, :, ::-1]
-    return taps.transpose(1, 3, 5, 0, 2, 4).reshape(4 * outputs, inputs, 3, 3)
 
 
 def _upsampling(conv: nn.ConvTranspose2d) -> list[ExactLayer]:

@@ -13,23 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cdcodec.families.cdc.loss import SCALES, SIGMA_MAX, SIGMA_MIN
 from cdcodec.families.cdc.network import CdcNetwork
+from cdcodec.nn.klt import karhunen_loeve
+from cdcodec.nn.losses import SCALES, SIGMA_MAX, SIGMA_MIN
 
 BLOCK = 16
 STEP_SQUARED = 1.6e-3
 """lambda times the square of the quantiser step that suits it, for an orthonormal transform: the
 slope of the high-rate model D = step^2/12, 6 dB a bit, on three channels in -1..1."""
-
-
-def karhunen_loeve(
-    blocks: NDArray[np.float32], count: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return (mean [D], deviations [count], basis [D, count]) of blocks [n, D], largest first."""
-    mean = blocks.mean(0, dtype=np.float64)
-    values, vectors = np.linalg.eigh(np.cov(blocks.T))
-    order = np.argsort(-values)[:count]
-    return mean, np.sqrt(np.maximum(values[order], 0)), vectors[:, order]
 
 
 @torch.no_grad()

@@ -1,0 +1,45 @@
+"""How all presets of CDC make a picture from noise."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cdcodec.codec import DecoderInfo, Decoding, Progress
+from cdcodec.diffusion import noise, samplers, schedules, tiling
+from cdcodec.diffusion.prediction import Denoiser
+
+
+def decoders(steps: int) -> dict[str, DecoderInfo]:
+    """List what `sample` offers, for networks that do best with so many steps."""
+    return {
+        "ddim": DecoderInfo(
+            "deterministic steps from noise (paper 001, eq. 7)", steps, stochasticity=0.8
+        ),
+        "ddpm": DecoderInfo("fresh noise in every step", steps, stochasticity=0.8),
+    }
+
+
+def sample(
+    denoise: Denoiser,
+    schedule: schedules.Schedule,
+    window: tiling.Tile,
+    decoding: Decoding,
+    device: torch.device,
+    step: Progress,
+) -> Tensor:
+    """Return x_0 [1, 3, H, W] in -1..1 of one tile; all tiles share one field of noise."""
+    assert decoding.steps is not None
+    assert decoding.stochasticity is not None
+    gamma = decoding.stochasticity
+    indices = schedules.timesteps(decoding.steps, len(schedule))
+
+    def draw(number: int) -> Tensor:
+        field = noise.gaussian(
+            decoding.seed, window.top, window.left, window.height, window.width, 3, draw=number
+        )
+        return gamma * torch.from_numpy(field).to(device)[None]
+
+    if decoding.decoder == "ddpm":
+        return samplers.ddpm(denoise, draw(0), indices, schedule.alpha_bar, draw, step)
+    return samplers.ddim(denoise, draw(0), indices, schedule.alpha_bar, step)

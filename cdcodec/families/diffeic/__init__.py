@@ -1,0 +1,35 @@
+"""DiffEIC: extreme image compression with latent feature guidance and a diffusion prior.
+
+Li et al., "Toward extreme image compression with latent feature guidance and diffusion prior",
+2024 (paper 003); the authors' code is huai-chang/DiffEIC, commit 9c21915 (Apache-2.0). Written anew
+from the paper; the modules paper and paper_* have the authors' networks, the others the small
+presets that we train. What it shares with RDEIC lies in cdcodec.latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cdcodec.codec import Codec, Walk
+
+
+def open_walk(path: Path) -> Walk:
+    """Load the entropy-coded half of a weight file; see families.Family."""
+    from cdcodec.latent.walk import LatentWalk
+
+    return LatentWalk.load(path)
+
+
+def open_codec(paths: Sequence[Path], walk: Walk, device: str) -> Codec:
+    """Load a weight file and the prior's; see families.Family."""
+    from cdcodec.families.diffeic import export
+    from cdcodec.families.diffeic.codec import DiffeicCodec
+    from cdcodec.latent import loading
+    from cdcodec.latent.walk import LatentWalk
+
+    assert isinstance(walk, LatentWalk)
+    own, prior = paths
+    return DiffeicCodec(*loading.small(prior, export.read(own), walk, device))

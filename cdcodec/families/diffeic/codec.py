@@ -1,0 +1,33 @@
+"""DiffEIC as a codec: DDPM or DDIM from noise around the compression module and the prior."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from cdcodec.codec import DecoderInfo, Decoding, Progress
+from cdcodec.diffusion import samplers, schedules
+from cdcodec.diffusion.prediction import Denoiser
+from cdcodec.latent.codec import Draw, LatentCodec
+
+
+class DiffeicCodec(LatentCodec):
+    """See LatentCodec."""
+
+    decoders: ClassVar = {
+        "ddpm": DecoderInfo("fresh noise in every step (paper 003, spaced DDPM)", 20, 1.0, 0, 1000),
+        "ddim": DecoderInfo("deterministic steps from noise", 20, 1.0, 0, 1000),
+        "direct": DecoderInfo("content variables, without diffusion", 0, 0.0, 0, 0),
+    }
+
+    def sample(
+        self, denoise: Denoiser, z_c: Tensor, draw: Draw, decoding: Decoding, step: Progress
+    ) -> Tensor:
+        """See LatentCodec."""
+        assert decoding.steps is not None
+        alpha_bar = self.schedule.alpha_bar
+        indices = schedules.spaced_timesteps(decoding.steps, len(alpha_bar))
+        if decoding.decoder == "ddim":
+            return samplers.ddim(denoise, draw(0), indices, alpha_bar, step)
+        return samplers.ddpm(denoise, draw(0), indices, alpha_bar, draw, step)

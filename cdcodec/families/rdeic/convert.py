@@ -1,0 +1,64 @@
+"""The authors' RDEIC checkpoints, read into our networks at the paper's scale.
+
+Every parameter of ours has exactly one name there, so the mapping is a list of substitutions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from cdcodec.families.rdeic.paper import PAPER, PaperCompression, PaperConfig
+from cdcodec.latent import convert
+from cdcodec.latent.convert import read_checkpoint
+
+__all__ = ["checkpoint_name", "read_checkpoint", "split_checkpoint"]
+
+_NAMES = [  # our name → the authors': substitutions made one after the other
+    (r"^context\.slices\.(\d)\.channel\.", r"channel_context.\1.fushion."),
+    (r"^context\.slices\.(\d)\.local\.", r"local_context.\1."),
+    (r"^context\.slices\.(\d)\.(anchor|nonanchor)\.", r"entropy_parameters_\2.\1.fusion."),
+    (r"^codebook\.vectors$", r"quantize.embedding.weight"),
+    (r"^g_a\.(4)\.skip\.", r"g_a.\1.downsample."),
+    (r"^h_a\.([23])\.skip\.", r"h_a.\1.downsample."),
+    (r"^(h_s\.[01]|g_s\.4)\.skip\.", r"\1.upsample.0."),
+    (r"\.subpixel\.", r".subpel_conv.0."),
+    (r"\.skip\.", r".adaptor."),
+    (r"^g_a\.", r"encoder.g_a."),
+    (r"^g_s\.", r"decoder.g_s."),
+    (r"^h_a\.", r"hyper_enc.hyper_enc."),
+    (r"^h_s\.", r"hyper_dec.hyper_dec."),
+]
+
+
+def checkpoint_name(name: str) -> str:
+    """Return the authors' name of a parameter of `PaperCompression`."""
+    for pattern, replacement in _NAMES:
+        name = re.sub(pattern, replacement, name)
+    return convert.COMPRESSION + name
+
+
+def split_checkpoint(
+    tensors: Mapping[str, Tensor], config: PaperConfig = PAPER
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the state dict of `PaperCompression(config)`, and the control network's tensors.
+
+    The latter keep the authors' names, without `control_model.`; all that a checkpoint holds
+    besides is left out.
+
+    Raises:
+        WeightsError: A parameter is missing, has another shape, isn't finite, or isn't known.
+    """
+    with torch.device("meta"):
+        expected = PaperCompression(config).state_dict()
+    return convert.split(
+        tensors,
+        expected,
+        checkpoint_name,
+        lambda name, tensor: tensor,
+        model="RDEIC",
+        hint="only the models that https://github.com/huai-chang/RDEIC links to fit",
+    )

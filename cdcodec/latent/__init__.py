@@ -1,0 +1,1 @@
+"""What the latent diffusion families share: the small prior's training and files."""

@@ -1,0 +1,91 @@
+"""Sizes that the small presets of both latent diffusion families have, and what files say of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from cdcodec.errors import WeightsError
+from cdcodec.nn.context import ContextConfig
+
+Config = TypeVar("Config", bound="LatentConfig")
+
+METADATA_KEY = "cdcodec"
+"""The only key of a weight file's metadata: safetensors writes several in random order."""
+
+
+@dataclass(frozen=True)
+class LatentConfig:
+    """Sizes of a small compression module and its control network.
+
+    Attributes:
+        prior: Preset of the small prior that it was trained with, see nn.latent_diffusion.
+        widths: Channels of the transforms at 1/8 and 1/16 of the image.
+        slices: Channels of the slices of y, which are coded one after another.
+        hyper_width: Channels inside h_a and h_s.
+        hyper: Planes that h_s gives the context model.
+        context_width: Channels inside the context model.
+        control_widths: Channels of the control network at 1/8, 1/16 and 1/32.
+        control_depths: Residual blocks there.
+        condition: Length of the vectors that tell networks rate point and noise level.
+        anchors: Number of trained gain vectors; points between them are interpolated.
+        points: Rate points a file can name.
+        lambda_range: Lagrange multipliers (bits per pixel against the error of z_c) of the first
+            and the last point; between them they grow geometrically.
+    """
+
+    prior: str = "nano"
+    widths: tuple[int, int] = (80, 112)
+    slices: tuple[int, ...] = (4, 4, 8, 16, 16)
+    hyper_width: int = 48
+    hyper: int = 48
+    context_width: int = 48
+    control_widths: tuple[int, int, int] = (48, 64, 96)
+    control_depths: tuple[int, int, int] = (1, 1, 1)
+    condition: int = 64
+    anchors: int = 8
+    points: int = 256
+    lambda_range: tuple[float, float] = (0.008, 5.0)
+
+    @property
+    def y_channels(self) -> int:
+        """Channels of y."""
+        return sum(self.slices)
+
+    def context(self, planes: int) -> ContextConfig:
+        """Return the sizes of the context model, given those of the hyper latent."""
+        return ContextConfig(
+            slices=self.slices,
+            hyper=self.hyper,
+            hyper_inputs=planes,
+            hyper_width=self.hyper_width,
+            channel_widths=(self.context_width,),
+            mlp_widths=(self.context_width,),
+        )
+
+
+def describe(family: str, config: LatentConfig) -> str:
+    """Return a weight file's metadata."""
+    table = {"family": family, "config": dataclasses.asdict(config)}
+    return json.dumps(table, sort_keys=True)
+
+
+def parse(metadata: str, family: str, kind: type[Config]) -> Config:
+    """Return the configuration in a weight file's metadata.
+
+    Raises:
+        WeightsError: If it isn't of this family or kind.
+    """
+    try:
+        table = json.loads(metadata)
+        if table["family"] != family:
+            raise WeightsError(f"weight file is of family {table['family']}, not {family}")
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in table["config"].items()
+        }
+        return kind(**values)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"weight file does not hold a {kind.__name__}") from error
