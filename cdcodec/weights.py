@@ -7,6 +7,7 @@ fetched or used.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import http.client
@@ -16,6 +17,7 @@ import os
 import re
 import shutil
 import sys
+import time
 import urllib.error
 import urllib.request
 import uuid
@@ -38,12 +40,15 @@ LOCAL = "local"  # the user has the file and adds it to the cache; never fetched
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 30
+# A download that lives doesn't stay silent for longer: what is left of others may be taken over.
+_ABANDONED_SECONDS = 4 * _TIMEOUT_SECONDS
 # Small files are hashed at every use. Larger ones are when they are fetched, and by `verify`:
 # several gigabytes would cost every run seconds, and their name in the cache is the hash.
 _HASHED_AT_EVERY_USE_BYTES = 64 << 20
 
 # Names become file names, so they hold no separators and start with no dot.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_PATH = re.compile(rf"(?:{_NAME.pattern}/)*{_NAME.pattern}|")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}|")
 _MODEL_ID = re.compile(r"[0-9a-f]{8}|")
@@ -58,16 +63,21 @@ class WeightFile:
         sha256: 64 hex digits; empty when not known, and then the file cannot be used.
         bytes: Exact length.
         location: `BUNDLED`, `LOCAL`, an https URL that names a fixed revision, or an absolute path.
+        path: Where it is in a copy of the repository that it comes from; empty where that is no
+            matter, see `add_folder`.
     """
 
     name: str
     sha256: str
     bytes: int
     location: str
+    path: str = ""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise WeightsError(f"{self.name!r} is no plain file name")
+        if not _PATH.fullmatch(self.path):
+            raise WeightsError(f"path of {self.name} is not plain names with / in between")
         if not _SHA256.fullmatch(self.sha256):
             raise WeightsError(f"sha256 of {self.name} is not 64 lower-case hex digits")
         if self.bytes < 0:
@@ -119,7 +129,11 @@ class WeightSet:
 
 
 Registry: TypeAlias = Mapping[str, WeightSet]
-Opener: TypeAlias = Callable[[str], AbstractContextManager[IO[bytes]]]
+Opener: TypeAlias = Callable[[str, int], AbstractContextManager[IO[bytes]]]
+"""Opens an address for reading from a byte on, or from its beginning where it can't.
+
+Which it was the response says in `status` and `headers`, if it has them, as those of urllib do.
+"""
 
 
 class Progress(Protocol):
@@ -305,7 +319,8 @@ def fetch(
 ) -> list[Path]:
     """Download what is missing or damaged of a weight set into the cache, and return its files.
 
-    Each file goes to a temporary name and takes its own only when its hash is right.
+    Each file goes to a temporary name and takes its own only when its hash is right. What has come
+    of a file before the connection breaks stays, and the next call goes on from there.
 
     Args:
         name: The weight set.
@@ -334,20 +349,66 @@ def fetch(
 def add(name: str, path: Path, *, registry: Registry | None = None) -> Path:
     """Copy the user's file of a weight set into the cache, and return where it is now.
 
-    Of a set of several files it is the one that has the name of `path`. If the registry has no
-    sha256 of it, that of `path` is entered into the user's own registry: from then on no other file
-    will do.
+    Of a set of several files it is the one that has the name of `path`, or its place in the
+    repository. If the registry has no sha256 of it, that of `path` is entered into the user's own
+    registry: from then on no other file will do.
 
     Raises:
         WeightsError: The set has no such file, it is another file, or there is no room.
     """
     weight_set = find(name, registry=registry)
+    return _add(weight_set, _expected(weight_set, path), path)
+
+
+def add_folder(name: str, folder: Path, *, registry: Registry | None = None) -> list[Path]:
+    """Add every file of a weight set that a copy of its repository has, and return where they are.
+
+    Raises:
+        WeightsError: The folder has none of them, or see add.
+    """
+    weight_set = find(name, registry=registry)
+    here = {file.name: folder / (file.path or file.name) for file in _theirs(weight_set)}
+    kept = []
+    for file in _theirs(weight_set):
+        if here[file.name].is_file():
+            kept.append(_add(weight_set, file, here[file.name]))
+            if not file.sha256:  # it is known from now on
+                weight_set = load_registry(own_registry_path())[name]
+    if not kept:
+        places = ", ".join(file.path or file.name for file in _theirs(weight_set))
+        raise WeightsError(f"{folder} has no file of {name}", hint=f"there should be {places}")
+    return kept
+
+
+def _theirs(weight_set: WeightSet) -> list[WeightFile]:
+    """Return the files that are the user's to provide.
+
+    Raises:
+        WeightsError: There are none.
+    """
     theirs = [file for file in weight_set.files if file.location == LOCAL]
     if not theirs:
+        name = weight_set.name
         raise WeightsError(
             f"no file of {name} is yours to provide", hint=f"run: cdcodec weights verify {name}"
         )
-    expected = next((file for file in theirs if file.name == path.name), theirs[0])
+    return theirs
+
+
+def _expected(weight_set: WeightSet, path: Path) -> WeightFile:
+    """Return which file of a set a path means: the only one, or by its name or place."""
+    theirs = _theirs(weight_set)
+    if len(theirs) == 1:
+        return theirs[0]
+    whole = "/" + Path(os.path.abspath(path)).as_posix()
+    for file in theirs:
+        if path.name == file.name or (file.path and whole.endswith("/" + file.path)):
+            return file
+    known = ", ".join(each.path or each.name for each in theirs)
+    raise WeightsError(f"{weight_set.name} has no file {path.name}", hint=f"it has {known}")
+
+
+def _add(weight_set: WeightSet, expected: WeightFile, path: Path) -> Path:
     vouched = bool(expected.sha256)
     if not vouched:
         try:
@@ -397,10 +458,12 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def open_https(url: str) -> AbstractContextManager[IO[bytes]]:
-    """Open an https address for reading, and follow redirects to https only."""
+def open_https(url: str, start: int = 0) -> AbstractContextManager[IO[bytes]]:
+    """Open an https address for reading, and follow redirects to https only; see Opener."""
     _require_https(url)
     request = urllib.request.Request(url, headers={"User-Agent": "cdcodec"})
+    if start:
+        request.add_header("Range", f"bytes={start}-")
     opener = urllib.request.build_opener(_HttpsRedirects())
     response: AbstractContextManager[IO[bytes]] = opener.open(request, timeout=_TIMEOUT_SECONDS)
     return response
@@ -429,46 +492,118 @@ def _require_https(url: str) -> None:
 
 def _download(file: WeightFile, opener: Opener, advance: Callable[[int], None]) -> None:
     target = _cached(file)
-    part = target.with_name(f"{file.sha256}.{uuid.uuid4().hex}.part")
+    left = target.with_name(f"{target.name}.part")  # of the last attempt
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        part = _claim(left)
         try:
-            with part.open("wb") as fp:
-                _copy_exactly(file, opener, fp, advance)
+            resumed = part.stat().st_size > 0
+            _append(file, opener, part, advance)
+            if resumed and not _holds(part, file):
+                os.truncate(part, 0)  # what was there may have been at fault
+                _append(file, opener, part, advance)
+            if not _holds(part, file):
+                os.truncate(part, 0)
+                raise _wrong_file(file)
             os.replace(part, target)
+            left.unlink(missing_ok=True)
         finally:
-            part.unlink(missing_ok=True)
+            _release(part, left)
     except OSError as error:  # those of the network are WeightsErrors by now
         raise _cache_error(error) from error
 
 
-def _copy_exactly(
-    file: WeightFile, opener: Opener, fp: IO[bytes], advance: Callable[[int], None]
-) -> None:
-    """Copy what `opener` gives to `fp`, and accept nothing but the registered bytes."""
-    digest, length = hashlib.sha256(), 0
+def _claim(left: Path) -> Path:
+    """Return a file of this process alone: what is left of an attempt, or an empty one."""
+    part = left.with_name(f"{left.stem}.{uuid.uuid4().hex}.part")
+    oldest = time.time() - _ABANDONED_SECONDS
+    for path in [left, *left.parent.glob(f"{left.stem}.*.part")]:
+        with contextlib.suppress(OSError):
+            if path == left or path.stat().st_mtime < oldest:
+                os.utime(path)
+                os.replace(path, part)  # of several processes that try, one succeeds
+                return part
+    part.touch()
+    return part
+
+
+def _release(part: Path, left: Path) -> None:
+    with contextlib.suppress(OSError):  # most often it isn't there any more
+        if part.stat().st_size:
+            os.replace(part, left)
+        else:
+            part.unlink()
+
+
+def _append(file: WeightFile, opener: Opener, part: Path, advance: Callable[[int], None]) -> None:
+    """Complete `part` by what `opener` gives, and take no more than the registered length.
+
+    Raises:
+        WeightsError: The connection breaks, or the file there is of another length.
+    """
+    start = part.stat().st_size
+    if start >= file.bytes:
+        return
     try:
-        with opener(file.location) as response:
-            while piece := response.read(_CHUNK_BYTES):
-                length += len(piece)
-                if length > file.bytes:
-                    break  # longer than registered: the rest may be endless
-                digest.update(piece)
-                try:
-                    fp.write(piece)
-                except OSError as error:
-                    raise _cache_error(error) from error
-                advance(length)
+        with opener(file.location, start) as response:
+            length = _offset(response)
+            announced = _header(response, "Content-Length")
+            if length > start or (announced and length + int(announced) != file.bytes):
+                os.truncate(part, 0)
+                raise _wrong_file(file)
+            with part.open("r+b") as fp:
+                fp.truncate(length)
+                fp.seek(length)
+                while length <= file.bytes and (piece := response.read(_CHUNK_BYTES)):
+                    length += len(piece)
+                    if length > file.bytes:
+                        break  # longer than registered: the rest may be endless
+                    try:
+                        fp.write(piece)
+                    except OSError as error:
+                        raise _cache_error(error) from error
+                    advance(length)
     except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSErrors
-        raise WeightsError(
-            f"cannot download {file.location}: {_reason(error)}",
-            hint="check the network and try again",
-        ) from error
-    if length != file.bytes or digest.hexdigest() != file.sha256:
-        raise WeightsError(
-            f"{file.location} does not hold the registered {file.name}",
-            hint="the connection broke, or the file there was replaced; nothing was kept",
-        )
+        if start and isinstance(error, urllib.error.HTTPError) and error.code == 416:
+            os.truncate(part, 0)  # nothing there from that byte on
+            _append(file, opener, part, advance)
+            return
+        raise _broken(file, _reason(error)) from error
+    if length > file.bytes:
+        os.truncate(part, 0)
+        raise _wrong_file(file)
+    if length < file.bytes:
+        raise _broken(file, f"it ended after {length:,} of {file.bytes:,} bytes")
+
+
+def _offset(response: IO[bytes]) -> int:
+    """Return which byte a response begins with."""
+    if getattr(response, "status", 200) != 206:
+        return 0
+    first = re.match(r"bytes (\d+)-", _header(response, "Content-Range"))
+    return int(first[1]) if first else 0
+
+
+def _header(response: IO[bytes], name: str) -> str:
+    return str(getattr(response, "headers", {}).get(name) or "")
+
+
+def _holds(path: Path, file: WeightFile) -> bool:
+    return path.stat().st_size == file.bytes and sha256_of(path) == file.sha256
+
+
+def _broken(file: WeightFile, reason: str) -> WeightsError:
+    return WeightsError(
+        f"cannot download {file.location}: {reason}",
+        hint="check the network and try again: what came already is kept",
+    )
+
+
+def _wrong_file(file: WeightFile) -> WeightsError:
+    return WeightsError(
+        f"{file.location} does not hold the registered {file.name}",
+        hint="the file there was replaced, or damaged on its way; nothing was kept",
+    )
 
 
 def _advance(progress: Progress | None, done: int, total: int) -> Callable[[int], None]:
@@ -497,9 +632,8 @@ def _is_own(file: WeightFile) -> bool:
 
 def _is_cached(file: WeightFile) -> bool:
     _require_hash(file)
-    path = _cached(file)
     try:
-        return path.stat().st_size == file.bytes and sha256_of(path) == file.sha256
+        return _holds(_cached(file), file)
     except OSError:
         return False
 
@@ -583,14 +717,15 @@ _SET_FIELDS = {
     "files": list,
     "measured": dict,
 }
-_FILE_FIELDS = {"name": str, "sha256": str, "bytes": int, "location": str}
+_FILE_FIELDS = {"name": str, "sha256": str, "bytes": int, "location": str, "path": str}
 
 
 def _weight_set(name: str, table: object) -> WeightSet:
     where = f"weight set {name}"
     fields = _fields(table, _SET_FIELDS, where, optional=("measured",))
     files = tuple(
-        WeightFile(**_fields(file, _FILE_FIELDS, f"a file of {where}")) for file in fields["files"]
+        WeightFile(**_fields(file, _FILE_FIELDS, f"a file of {where}", optional=("path",)))
+        for file in fields["files"]
     )
     if not files:
         raise WeightsError(f"{where} has no files")
@@ -619,7 +754,8 @@ def _toml_blocks(weight_set: WeightSet) -> str:
     lines = [f"[{name}]", *(f"{key} = {_toml(getattr(weight_set, key))}" for key in keys)]
     for file in weight_set.files:
         lines += ["", f"[[{name}.files]]"]
-        lines += [f"{key} = {_toml(getattr(file, key))}" for key in _FILE_FIELDS]
+        written = [key for key in _FILE_FIELDS if key != "path" or file.path]
+        lines += [f"{key} = {_toml(getattr(file, key))}" for key in written]
     if weight_set.measured:
         lines += ["", f"[{name}.measured]"]
         measured = weight_set.measured.items()

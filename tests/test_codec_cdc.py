@@ -11,23 +11,23 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from skimage import data
 from torch import Tensor
 from torch.nn import functional as F
 
 from cdcodec import families
 from cdcodec.codec import Decoding
-from cdcodec.diffusion import schedules
+from cdcodec.diffusion import pictures, schedules
 from cdcodec.entropy.coder import Meter
 from cdcodec.entropy.exact import ExactLayer
 from cdcodec.entropy.quantise import dequantise, quantise
 from cdcodec.errors import WeightsError
-from cdcodec.families.cdc import export, objectives, tiles
+from cdcodec.families.cdc import export, objectives
 from cdcodec.families.cdc.codec import CdcCodec
 from cdcodec.families.cdc.config import TINY, CdcConfig, describe, parse
-from cdcodec.families.cdc.loss import code, gaussian_bits
+from cdcodec.families.cdc.loss import code
 from cdcodec.families.cdc.network import CdcNetwork, build
 from cdcodec.families.cdc.walk import MEAN_ONE, CdcWalk
+from cdcodec.nn.losses import gaussian_bits, psnr
 from cdcodec.nn.perceptual import Lpips
 
 
@@ -41,40 +41,6 @@ def tiny() -> CdcCodec:
     codec = families.load_codec("cdc-tiny", "cpu", True)
     assert isinstance(codec, CdcCodec)
     return codec
-
-
-@pytest.fixture(scope="module")
-def photograph() -> np.ndarray:
-    pixels: np.ndarray = data.astronaut()
-    return pixels
-
-
-@pytest.fixture(scope="module")
-def batch(photograph: np.ndarray) -> Tensor:
-    """Four crops [4, 3, 64, 64] in -1..1."""
-    corners = [(20, 180), (120, 60), (300, 250), (400, 400)]
-    crops = np.stack([photograph[top : top + 64, left : left + 64] for top, left in corners])
-    return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-@pytest.fixture
-def lpips(tmp_path: Path) -> Path:
-    """Return a weight file of the perceptual loss with seeded random weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        state = Lpips().state_dict()
-        tensors = {}
-        for name, tensor in state.items():
-            kind, rest = name.split(".", 1)
-            if kind == "heads":
-                tensors[f"lin{rest}.weight"] = torch.rand_like(tensor) / tensor.numel()
-            elif kind == "stem":
-                tensors[f"trunk.features.0.{rest}"] = tensor
-            else:
-                tensors[f"trunk.features.{rest}"] = tensor
-    path = tmp_path / "lpips.safetensors"
-    save_file(tensors, path)
-    return path
 
 
 def integers(network: CdcNetwork, x: Tensor, u: float) -> list[Tensor]:
@@ -230,7 +196,7 @@ def test_analysis_in_tiles_is_that_of_the_whole(
 ) -> None:
     pixels = photograph[:400, :450]
     whole = tiny.analyse(pixels)
-    monkeypatch.setattr(tiles, "ANALYSIS_TILE", 128)
+    monkeypatch.setattr(pictures, "ANALYSIS_TILE", 128)
     tiled = tiny.analyse(pixels)
     assert whole.shape == tiled.shape == (TINY.y_channels, 25, 29)
     torch.testing.assert_close(tiled, whole, rtol=1e-4, atol=1e-5)
@@ -354,14 +320,14 @@ def test_a_chain_has_as_many_links_as_steps_and_then_takes_the_next_batch(
         return batch
 
     generator = torch.Generator().manual_seed(0)
-    judge = [p.detach().clone() for p in objective.discriminator.parameters()]
+    judge = [p.detach().clone() for p in objective.adversary.discriminator.parameters()]
     firsts = []
     for _ in range(6):
         _loss, logs = objective.loss(batches, generator)
         firsts.append("first" in logs)
     assert firsts == [True, False, False] * 2
     assert taken == 2
-    changed = zip(judge, objective.discriminator.parameters(), strict=True)
+    changed = zip(judge, objective.adversary.discriminator.parameters(), strict=True)
     assert any(not torch.equal(old, new) for old, new in changed)
     assert set(objective.modules()) == {"discriminator"}
 
@@ -425,4 +391,4 @@ def test_training_starts_as_a_block_transform_that_gives_the_image_back(
         u = torch.tensor([0.5])
         x_0 = objectives.first_link(network, y, x[..., :64], u)
     # 64 of 768 coefficients, without rounding, and networks that add nothing yet.
-    assert objectives.psnr(x_0, x[..., :64]) > 25
+    assert psnr(x_0, x[..., :64]) > 25

@@ -84,7 +84,8 @@ def y(model: PaperCompression) -> Tensor:
 @pytest.fixture(scope="module")
 def hyper(model: PaperCompression) -> Tensor:
     """The hyper planes of the reference's z."""
-    return model.h_s(model.planes(REFERENCE["z_symbols"]))
+    planes: Tensor = model.h_s(model.planes(REFERENCE["z_symbols"]))
+    return planes
 
 
 @pytest.fixture(scope="module")

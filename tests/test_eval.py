@@ -50,6 +50,7 @@ class Halving:
 
     def __init__(self) -> None:
         self.takes_steps = False
+        self.steps: tuple[int, ...] = ()
         self.version = "1"
         self.files = self.pictures = 0
         self.fault = ""

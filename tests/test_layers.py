@@ -23,6 +23,7 @@ LAYERS = (
     {"evaluation"},
     {"api"},
     {"families"},
+    {"latent"},
     {"codec", "rate"},
     {"nn", "diffusion", "entropy", "bitstream", "image", "weights"},
     {"errors"},

@@ -3,10 +3,12 @@ import hashlib
 import http.server
 import io
 import os
+import re
 import subprocess
 import sys
 import threading
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -40,31 +42,70 @@ def registry_of(*sets):
     return {each.name: each for each in sets}
 
 
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves files, from the byte that is asked for on, and as its server's `hub` says."""
+
     def log_message(self, *args):
         pass
+
+    def do_GET(self):
+        hub = self.server.hub
+        hub.asked.append((self.path, self.headers["Range"]))
+        path = hub.folder / self.path.lstrip("/")
+        if not path.is_file():
+            self.send_error(404)
+            return
+        data, start = path.read_bytes(), 0
+        if self.headers["Range"] and hub.ranges:
+            start = int(re.fullmatch(r"bytes=(\d+)-", self.headers["Range"])[1])
+            if start >= len(data):
+                self.send_error(416)
+                return
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(data) - start))
+        self.end_headers()
+        end = len(data) if hub.cut is None else start + hub.cut
+        self.wfile.write(data[start:end])
+
+
+class Hub:
+    """An opener that finds addresses under HUB in a folder, through a server on this machine.
+
+    Attributes:
+        folder: What is served.
+        ranges: Whether the server knows Range.
+        cut: After how many bytes it closes the connection, or None.
+        asked: Paths and Range headers of all requests.
+    """
+
+    def __init__(self, folder):
+        self.folder, self.ranges, self.cut, self.asked = folder, True, None, []
+        self.port = 0
+
+    def __call__(self, url, start):
+        assert url.startswith(HUB)
+        address = f"http://127.0.0.1:{self.port}/" + url.removeprefix(HUB)
+        request = urllib.request.Request(address)
+        if start:
+            request.add_header("Range", f"bytes={start}-")
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        return opener.open(request, timeout=10)
 
 
 @pytest.fixture
 def hub(tmp_path):
-    """An opener that finds addresses under HUB in a folder, through a server on this machine."""
-    folder = tmp_path / "hub"
-    folder.mkdir()
+    hub = Hub(tmp_path / "hub")
+    hub.folder.mkdir()
     for name, data in CONTENT.items():
-        (folder / name).write_bytes(data)
-    handler = functools.partial(QuietHandler, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        (hub.folder / name).write_bytes(data)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.hub, hub.port = hub, server.server_port
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
-
-        def open_here(url):
-            assert url.startswith(HUB)
-            address = f"http://127.0.0.1:{server.server_port}/" + url.removeprefix(HUB)
-            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-            return opener.open(address, timeout=10)
-
-        open_here.folder = folder
-        yield open_here
+        yield hub
         server.shutdown()
         thread.join()
 
@@ -76,7 +117,7 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def no_network(url):
+def no_network(url, start):
     raise AssertionError(f"{url} was opened")
 
 
@@ -144,28 +185,158 @@ def test_a_download_stops_when_it_is_longer_than_registered():
             return bytes(size)
 
     with pytest.raises(WeightsError, match="does not hold the registered"):
-        weights.fetch("hub-set", registry=registry_of(weight_set()), opener=lambda url: Endless())
+        weights.fetch(
+            "hub-set", registry=registry_of(weight_set()), opener=lambda url, start: Endless()
+        )
     assert Endless.given < 5_000_000
 
 
-def test_a_broken_connection_leaves_nothing(cache):
+def test_a_connection_that_breaks_at_once_leaves_nothing(cache):
     class Broken(io.RawIOBase):
         def read(self, size=-1):
             raise ConnectionResetError(104, "Connection reset by peer")
 
     with pytest.raises(WeightsError, match="Connection reset by peer") as caught:
-        weights.fetch("hub-set", registry=registry_of(weight_set()), opener=lambda url: Broken())
+        weights.fetch(
+            "hub-set", registry=registry_of(weight_set()), opener=lambda url, start: Broken()
+        )
     assert "try again" in caught.value.hint
     assert stored(cache) == []
 
 
-def test_an_interrupted_download_leaves_nothing(hub, cache):
+# Resuming
+
+FIRST = sha256(CONTENT["a.safetensors"])
+
+
+def cut_off(hub, after=1_500_000):
+    """Fetch with a connection that breaks."""
+    hub.cut = after
+    with pytest.raises(WeightsError, match="cannot download .*: ") as caught:
+        weights.fetch("hub-set", registry=registry_of(weight_set()), opener=hub)
+    assert "what came already is kept" in caught.value.hint
+    hub.cut = None
+
+
+def test_a_download_goes_on_where_it_was_cut_off(hub, cache):
+    cut_off(hub)
+    assert stored(cache) == [f"{FIRST}.part"]
+    assert (cache / "sha256" / f"{FIRST}.part").stat().st_size == 1_500_000
+    cut_off(hub, 100_000)
+    seen = []
+    paths = weights.fetch(
+        "hub-set",
+        lambda done, total: seen.append(done),
+        registry=registry_of(weight_set()),
+        opener=hub,
+    )
+    assert [path.read_bytes() for path in paths] == list(CONTENT.values())
+    assert stored(cache) == sorted(sha256(data) for data in CONTENT.values())
+    ranges = [None, "bytes=1500000-", "bytes=1600000-", None]
+    assert [each for _, each in hub.asked] == ranges
+    assert seen[0] > 1_600_000
+    assert seen[-1] == sum(map(len, CONTENT.values()))
+
+
+def test_a_server_that_ignores_ranges_sends_all_again(hub, cache):
+    cut_off(hub)
+    hub.ranges = False
+    paths = weights.fetch("hub-set", registry=registry_of(weight_set()), opener=hub)
+    assert [path.read_bytes() for path in paths] == list(CONTENT.values())
+    assert hub.asked[1][1] == "bytes=1500000-"
+    assert not list(cache.rglob("*.part"))
+
+
+def test_an_interrupted_download_goes_on_later(hub, cache):
     def interrupt(done, total):
         raise KeyboardInterrupt
 
+    registry = registry_of(weight_set())
     with pytest.raises(KeyboardInterrupt):
-        weights.fetch("hub-set", interrupt, registry=registry_of(weight_set()), opener=hub)
+        weights.fetch("hub-set", interrupt, registry=registry, opener=hub)
+    assert stored(cache) == [f"{FIRST}.part"]
+    paths = weights.fetch("hub-set", registry=registry, opener=hub)
+    assert paths[0].read_bytes() == CONTENT["a.safetensors"]
+    assert hub.asked[1][1].startswith("bytes=")
+
+
+@pytest.mark.parametrize("left", [b"x" * 1000, b"x" * 2_200_000, b"x" * 2_300_000])
+def test_what_is_left_of_another_file_is_thrown_away(hub, cache, left):
+    part = cache / "sha256" / f"{FIRST}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(left)
+    paths = weights.fetch("hub-set", registry=registry_of(weight_set()), opener=hub)
+    assert [path.read_bytes() for path in paths] == list(CONTENT.values())
+    assert not list(cache.rglob("*.part"))
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("data", [b"F" * 2_200_000, b"first file", b"", b"F" * 2_300_000])
+def test_a_file_that_was_replaced_after_the_cut_is_refused(hub, cache, ranges, data):
+    cut_off(hub)
+    hub.ranges = ranges
+    (hub.folder / "a.safetensors").write_bytes(data)
+    with pytest.raises(WeightsError, match="does not hold the registered a.safetensors"):
+        weights.fetch("hub-set", registry=registry_of(weight_set()), opener=hub)
     assert stored(cache) == []
+
+
+def test_the_part_of_a_process_that_lives_is_left_to_it_and_that_of_a_dead_one_is_not(hub, cache):
+    part = cache / "sha256" / f"{FIRST}.{'0' * 32}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(CONTENT["a.safetensors"][:1000])
+    registry = registry_of(weight_set())
+    weights.fetch("hub-set", registry=registry, opener=hub)
+    assert hub.asked[0][1] is None
+    assert part.stat().st_size == 1000
+    (cache / "sha256" / FIRST).unlink()
+    os.utime(part, (0, 0))
+    weights.fetch("hub-set", registry=registry, opener=hub)
+    assert hub.asked[2][1] == "bytes=1000-"
+    assert not part.exists()
+
+
+def test_many_fetch_at_once_and_all_get_the_right_files(hub, cache):
+    cut_off(hub)
+    registry = registry_of(weight_set())
+    with ThreadPoolExecutor(8) as pool:
+        runs = [
+            pool.submit(weights.fetch, "hub-set", registry=registry, opener=hub) for _ in range(8)
+        ]
+    for run in runs:
+        assert [path.read_bytes() for path in run.result()] == list(CONTENT.values())
+    assert stored(cache) == sorted(sha256(data) for data in CONTENT.values())
+
+
+def test_files_of_one_name_in_several_folders_are_told_apart(hub, cache):
+    files = []
+    for part, data in [("unet", b"U" * 1_200_000), ("vae", b"V" * 900)]:
+        place = f"{part}/diffusion_pytorch_model.safetensors"
+        (hub.folder / part).mkdir()
+        (hub.folder / place).write_bytes(data)
+        files.append(WeightFile(f"{part}.safetensors", sha256(data), len(data), HUB + place, place))
+    registry = registry_of(weight_set(files=tuple(files)))
+    hub.cut = 1_100_000
+    with pytest.raises(WeightsError, match="unet/diffusion_pytorch_model"):
+        weights.fetch("hub-set", registry=registry, opener=hub)
+    paths = weights.fetch("hub-set", registry=registry, opener=hub)
+    assert [path.stat().st_size for path in paths] == [1_200_000, 900]
+    assert [path for path, _ in hub.asked][1:] == [
+        "/unet/diffusion_pytorch_model.safetensors",
+        "/vae/diffusion_pytorch_model.safetensors",
+    ]
+
+
+def test_https_is_asked_for_a_range(monkeypatch):
+    asked = []
+
+    def record(self, request, timeout):
+        asked.append(request.get_header("Range"))
+
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", record)
+    weights.open_https("https://hub.example/a")
+    weights.open_https("https://hub.example/a", 17)
+    assert asked == [None, "bytes=17-"]
 
 
 def test_a_cache_that_cannot_be_written_is_a_weights_error(hub, cache):
@@ -391,6 +562,67 @@ def test_a_file_of_unknown_hash_is_held_to_the_one_that_was_added(tmp_path, cach
         weights.add("dists", path)
 
 
+def sd_like_set(known):
+    """A set whose files have one name in several folders, of which it knows the hash or doesn't."""
+    files = []
+    for part, data in {"unet": b"U" * 100, "vae": b"V" * 90, "text": b"T" * 80}.items():
+        place = f"{part}/model.safetensors" if part != "text" else "text.safetensors"
+        expected = (sha256(data), len(data)) if known else ("", 0)
+        files.append(WeightFile(f"{part}.safetensors", *expected, weights.LOCAL, place))
+    return weight_set("theirs", tuple(files))
+
+
+def sd_like_folder(folder):
+    for place, data in [
+        ("unet/model.safetensors", b"U" * 100),
+        ("vae/model.safetensors", b"V" * 90),
+        ("text.safetensors", b"T" * 80),
+    ]:
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).write_bytes(data)
+    return folder
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_folder_adds_all_files_that_it_has(tmp_path, monkeypatch, known):
+    described = sd_like_set(known)
+    weights.register(tmp_path / "weights.toml", described)
+    monkeypatch.setattr(weights, "registry_path", lambda: tmp_path / "weights.toml")
+    assert weights.find("theirs") == described
+    folder = sd_like_folder(tmp_path / "copy")
+    (folder / "vae" / "model.safetensors").unlink()
+    assert len(weights.add_folder("theirs", folder)) == 2
+    with pytest.raises(WeightsError):
+        weights.resolve("theirs")
+    kept = weights.add_folder("theirs", sd_like_folder(tmp_path / "copy"))
+    assert weights.resolve("theirs") == kept
+    assert [path.stat().st_size for path in kept] == [100, 90, 80]
+    with pytest.raises(WeightsError, match="has no file of theirs") as caught:
+        weights.add_folder("theirs", tmp_path / "hub")
+    assert "vae/model.safetensors" in caught.value.hint
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_file_is_known_by_its_place_and_never_taken_for_another(tmp_path, monkeypatch, known):
+    weights.register(tmp_path / "weights.toml", sd_like_set(known))
+    monkeypatch.setattr(weights, "registry_path", lambda: tmp_path / "weights.toml")
+    folder = sd_like_folder(tmp_path / "copy")
+    monkeypatch.chdir(folder / "vae")
+    assert weights.add("theirs", Path("model.safetensors")).stat().st_size == 90
+    assert weights.add("theirs", folder / "unet" / "model.safetensors").stat().st_size == 100
+    monkeypatch.chdir(tmp_path)
+    Path("model.safetensors").write_bytes(b"T" * 80)
+    with pytest.raises(WeightsError, match="theirs has no file model.safetensors") as caught:
+        weights.add("theirs", Path("model.safetensors"))
+    assert "text.safetensors" in caught.value.hint
+
+
+@pytest.mark.parametrize("place", ["/a", "../a", "a/../b", "a//b", "a\\b", "a/"])
+def test_places_in_a_repository_cannot_lead_out_of_it(place):
+    with pytest.raises(WeightsError, match="path of a.safetensors"):
+        remote_file("a.safetensors", path=place)
+
+
 def test_files_are_added_to_sets_of_the_user_only(tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(CONTENT["a.safetensors"])
@@ -465,13 +697,13 @@ def test_the_cache_is_where_the_platform_keeps_caches(monkeypatch):
 
 def test_the_registry_of_this_installation_is_sound():
     registry = weights.load_registry()
-    assert {"cdc-nano", "lpips-squeeze"} <= set(registry)
+    assert {"cdc-nano", "lpips-squeeze", "sd21-base"} <= set(registry)
     ids = [each.model_id for each in registry.values()]
     for each in registry.values():
         assert each.licence
         assert each.source
         for file in each.files:
-            assert bool(file.sha256) == bool(file.bytes)
+            assert file.bytes or not file.sha256
     assert all(ids.count(each) == 1 for each in ids if each)
 
 
@@ -489,7 +721,8 @@ def test_registered_sets_are_read_back_in_order(tmp_path):
     path = tmp_path / "weights.toml"
     path.write_text("# a head\n\n# of two parts\n")
     first = weight_set("first", source='a "quoted"\\ \n\x7f\x00 ünï', measured={"kodak_bpp": 0.1})
-    second = weight_set("b.2", model_id="", measured={"x y": 1e-9, "n": 3})
+    files = remote_file("a.safetensors", path="unet/a.safetensors"), remote_file("b.safetensors")
+    second = weight_set("b.2", files, model_id="", measured={"x y": 1e-9, "n": 3})
     weights.register(path, first)
     weights.register(path, second)
     assert list(weights.load_registry(path).items()) == [("first", first), ("b.2", second)]

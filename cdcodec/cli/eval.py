@@ -51,7 +51,7 @@ def _bpp(text: str) -> float:
 
 def _steps(text: str) -> int:
     value = int(text)
-    if not 1 <= value <= 1000:
+    if not 0 <= value <= 1000:
         raise ValueError
     return value
 
@@ -70,6 +70,7 @@ def _name(text: str) -> str:
     multiple=True,
     metavar="NAME[:OPTION=VALUE,…]",
     help="A weight set, or jpeg, webp, avif, jpeg2000, jxl, hevc, vvc; may be repeated. "
+    "Of a weight set, steps=0/2/5 stands in for --steps. "
     "Default: the default model, jpeg, webp and avif.",
 )
 @click.option(

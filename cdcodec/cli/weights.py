@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import tempfile
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +18,7 @@ from cdcodec.cli.console import PATH, Talk
 from cdcodec.errors import InputError, WeightsError
 
 if TYPE_CHECKING:
-    from cdcodec.weights import WeightSet
+    from cdcodec.weights import WeightFile, WeightSet
 
 
 def _complete_names(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -48,22 +50,27 @@ def command() -> None:
 @command.command("list", short_help="List the known weights.")
 @console.json_option
 def list_sets(as_json: bool) -> None:
-    """List the known weights, and whether they are on this machine."""
+    """List the known weights, and whether they are on this machine.
+
+    "from" is where the others come from: `fetch` gets them from an https address, and what `show`
+    says is to be done for the rest.
+    """
     from cdcodec import weights
 
     sets = weights.load_registry().values()
     if as_json:
         Talk(json=True).report({"weights": [_report(each) for each in sets]})
         return
-    rows = [("name", "family", "preset", "size", "here", "licence")]
+    rows = [("name", "family", "preset", "size", "here", "licence", "from")]
     rows += [
         (
             each.name,
             each.family,
             each.preset,
-            _megabytes(each.bytes),
+            _size(each),
             "yes" if _is_here(each) else "no",
             each.licence,
+            _origin(each),
         )
         for each in sets
     ]
@@ -91,9 +98,11 @@ def show(name: str, as_json: bool) -> None:
     ]
     for file in chosen.files:
         fields += [
-            ("file", f"{file.name}, {file.bytes:,} bytes, {file.location}"),
+            ("file", f"{file.name}, {_length(file)}, {file.location}"),
             ("", f"sha256 {file.sha256 or 'unknown'}"),
         ]
+    if hint := _way_to(chosen):
+        fields.append(("to get it", hint))
     fields += [(key, f"{value:g}") for key, value in chosen.measured.items()]
     click.echo("\n".join(console.table(fields)))
 
@@ -143,18 +152,45 @@ def add(name: str, source: str, verbose: bool, quiet: bool, as_json: bool) -> No
     """Copy FILE into the cache as the weights NAME, and print the path of the copy.
 
     For weights of location "local". FILE must be what the registry says, to the byte; where it says
-    nothing, FILE is taken as it is, and no other file later.
+    nothing, FILE is taken as it is, and no other file later. If FILE is a folder, a copy of the
+    repository that the weights come from, all of their files that it has are added.
     """
     from cdcodec import weights
 
     talk = Talk(quiet, verbose, as_json)
     if source == files.STANDARD:
         raise InputError("weights must be a file")
-    files.source(source)
+    folder = Path(source)
+    if not folder.is_dir():
+        files.source(source)
     with talk.bar(f"adding {name}"):
-        kept = weights.add(name, Path(source))
-    talk.detail(f"{name}: verified")
-    _print_paths(talk, {name: [kept]})
+        if folder.is_dir():
+            kept = [*weights.add_folder(name, folder), *_prompt(name, folder)]
+        else:
+            kept = [weights.add(name, folder)]
+    talk.detail(f"{name}: {len(kept)} files, verified")
+    _print_paths(talk, {name: kept})
+
+
+def _prompt(name: str, folder: Path) -> list[Path]:
+    """Add the empty prompt's embedding, made from the text encoder of Stable Diffusion."""
+    from cdcodec import weights
+
+    prompt = next(
+        (file for file in weights.find(name).files if file.path == "empty_prompt.safetensors"), None
+    )
+    if prompt is None or (folder / prompt.path).is_file() or not (folder / "text_encoder").is_dir():
+        return []
+    # Made anew it may differ in a last bit, and then it would be another file.
+    with contextlib.suppress(WeightsError):
+        weights.verify_file(weights.cache_dir() / "sha256" / prompt.sha256, prompt)
+        return []
+    from cdcodec.nn.stable_diffusion_prompt import prompt_file
+
+    with tempfile.TemporaryDirectory() as made:
+        path = Path(made) / prompt.name
+        path.write_bytes(prompt_file(folder))
+        return [weights.add(name, path)]
 
 
 @command.command(short_help="Make weights of an author's checkpoint.")
@@ -230,9 +266,10 @@ def _own_file(name: str, folder: str | None, overwrite: bool) -> str:
     from cdcodec import weights
 
     weights.check_name(name)
-    if name in weights.load_registry(weights.registry_path()):
+    installed, known = weights.load_registry(weights.registry_path()), weights.load_registry()
+    if name in installed and all(file.sha256 for file in installed[name].files):
         raise InputError(f"{name} is the name of weights of ours", hint="choose another --name")
-    if name in weights.load_registry() and not overwrite:
+    if name in known and known[name] != installed.get(name) and not overwrite:
         raise InputError(f"weights {name} exist already", hint="--overwrite replaces them")
     if folder is None:
         folder = os.fspath(weights.cache_dir())
@@ -280,6 +317,49 @@ def _print_paths(talk: Talk, paths: dict[str, list[Path]]) -> None:
         return
     for path in (path for found in paths.values() for path in found):
         click.echo(click.format_filename(path))
+
+
+def _origin(weight_set: WeightSet) -> str:
+    """Return in few words where weights come from."""
+    from cdcodec import weights
+
+    location = weight_set.files[0].location
+    if location == weights.LOCAL:
+        # A source names the people and the place: an address has a dot before a slash.
+        address = re.search(r"[\w-]+(?:\.[\w-]+)+/[^\s,;]+", weight_set.source)
+        return address.group() if address else "see weights show"
+    if location.startswith("https://"):
+        return location.removeprefix("https://").partition("/")[0]
+    return "this package" if location == weights.BUNDLED else "this machine"
+
+
+def _way_to(weight_set: WeightSet) -> str:
+    """Return what to run for weights that aren't here, or nothing."""
+    from cdcodec import weights
+
+    if _is_here(weight_set):
+        return ""
+    location = weight_set.files[0].location
+    if location.startswith("https://"):
+        return f"cdcodec weights fetch {weight_set.name}"
+    if location != weights.LOCAL:
+        return ""
+    if weight_set.preset == "paper":
+        name, family = weight_set.name, weight_set.family
+        return f"cdcodec weights convert CHECKPOINT --family {family} --name {name}"
+    several = len(weight_set.files) > 1
+    return f"cdcodec weights add {weight_set.name} {'FOLDER' if several else 'FILE'}"
+
+
+def _length(file: WeightFile) -> str:
+    return f"{file.bytes:,} bytes" if file.bytes else "length unknown"
+
+
+def _size(weight_set: WeightSet) -> str:
+    """Return the length of all files together, as far as it is known."""
+    known = [file.bytes for file in weight_set.files if file.bytes]
+    more = "+" if known and len(known) < len(weight_set.files) else ""
+    return _megabytes(sum(known)) + more if known else "?"
 
 
 def _megabytes(size: int) -> str:

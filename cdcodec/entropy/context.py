@@ -1,7 +1,7 @@
 """The space-channel context model in integers: codes y, half a slice of channels at a time.
 
 What nn/context.py computes in floats, and formats/entropy.md defines. All that a decoder adds to
-what it reads comes from ``ExactNet``, so the integers are the same on every machine.
+what it reads comes from integer networks, so the integers are the same on every machine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdcodec.entropy.coder import Coder, IntArray
-from cdcodec.entropy.exact import ExactNet
+from cdcodec.entropy.exact_graph import Network, load_network
 from cdcodec.entropy.tables import MAX_MAGNITUDE, Tables
 from cdcodec.errors import WeightsError
 
@@ -41,17 +41,17 @@ class ExactSlice:
         nonanchor: cat(local, channel, hyper) to 2c planes, likewise; kernels of 1.
     """
 
-    channel: ExactNet | None
-    anchor: ExactNet
-    local: ExactNet
-    nonanchor: ExactNet
+    channel: Network | None
+    anchor: Network
+    local: Network
+    nonanchor: Network
 
     @property
     def channels(self) -> int:
         """Channels of y in this slice."""
         return self.local.channels_in
 
-    def named(self) -> dict[str, ExactNet]:
+    def named(self) -> dict[str, Network]:
         """Return the networks that there are, in the order of the digest."""
         first = {} if self.channel is None else {"channel": self.channel}
         return {**first, "anchor": self.anchor, "local": self.local, "nonanchor": self.nonanchor}
@@ -101,9 +101,9 @@ class ExactContext:
                 net = own.named()[name]
                 if net.channels_in != channels or net.channels_out != 2 * own.channels:
                     raise WeightsError(f"context model: {name} of slice {k} has other channels")
-                if any(layer.weight.shape[-1] != 1 for layer in net.layers):
+                if any(layer.weight.shape[-1] != 1 for layer in net.convolutions):
                     raise WeightsError(f"context model: {name} of slice {k} isn't pointwise")
-                last = net.layers[-1]
+                last = net.last
                 means = np.concatenate([last.low[: own.channels], last.high[: own.channels]])
                 if np.abs(means.astype(np.int64)).max() > MEAN_LIMIT:
                     raise WeightsError(f"context model: a mean of slice {k} could be out of range")
@@ -118,9 +118,7 @@ class ExactContext:
     def index_bounds(self) -> tuple[int, int]:
         """The least and the greatest table index, or scale, that there could be."""
         lasts = [
-            (own.channels, net.layers[-1])
-            for own in self.slices
-            for net in (own.anchor, own.nonanchor)
+            (own.channels, net.last) for own in self.slices for net in (own.anchor, own.nonanchor)
         ]
         return (
             min(int(last.low[channels:].min()) for channels, last in lasts),
@@ -203,8 +201,8 @@ class ExactContext:
         present = {tuple(name.split(".")[:2]) for name in names}
         count = 1 + max((int(k) for k, *_ in present if k.isdecimal()), default=-1)
 
-        def net(k: int, name: str) -> ExactNet:
-            return ExactNet.from_arrays(arrays, f"{prefix}.{k}.{name}")
+        def net(k: int, name: str) -> Network:
+            return load_network(arrays, f"{prefix}.{k}.{name}")
 
         slices = [
             ExactSlice(
@@ -228,7 +226,7 @@ class _Half:
     target: IntArray | None
 
     def code(
-        self, net: ExactNet, support: list[NDArray[np.int32]], positions: NDArray[np.intp]
+        self, net: Network, support: list[NDArray[np.int32]], positions: NDArray[np.intp]
     ) -> NDArray[np.int32]:
         """Return y_hat [c, n] at n positions, given all that net sees, [., h*w] each."""
         seen = np.concatenate([planes[:, positions] for planes in support])

@@ -199,6 +199,16 @@ class ExactNet:
         return self.layers[-1].channels_out
 
     @property
+    def convolutions(self) -> tuple[ExactLayer, ...]:
+        """All layers; an ExactGraph has this too."""
+        return self.layers
+
+    @property
+    def last(self) -> ExactLayer:
+        """The layer that bounds the output; an ExactGraph may have it too."""
+        return self.layers[-1]
+
+    @property
     def upsample(self) -> int:
         """How many times as wide and high its output is."""
         return math.prod(layer.upsample for layer in self.layers)

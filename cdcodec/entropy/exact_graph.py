@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cdcodec.entropy.exact import ExactNet
+from cdcodec.entropy.exact import ExactLayer, ExactNet
 from cdcodec.errors import WeightsError
 
 INT32_LIMIT = 2**31 - 1
@@ -168,6 +168,24 @@ class ExactGraph:
     def channels_out(self) -> int:
         """Channels that the graph gives."""
         return self._shapes[-1].channels
+
+    @property
+    def convolutions(self) -> tuple[ExactLayer, ...]:
+        """The layers of all networks among the nodes."""
+        nets = [node.net for node in self.nodes if isinstance(node, Run)]
+        return tuple(layer for net in nets for layer in net.layers)
+
+    @property
+    def last(self) -> ExactLayer:
+        """The layer that gives the result.
+
+        Raises:
+            WeightsError: If the last node is no network.
+        """
+        node = self.nodes[-1]
+        if not isinstance(node, Run):
+            raise WeightsError("integer graph: it doesn't end with a network")
+        return node.net.last
 
     @property
     def upsample(self) -> int:

@@ -56,12 +56,14 @@ class Contender(Protocol):
         version: Of programs, libraries and weights: a row measured with another one is stale.
         suffix: Of its files, with the dot.
         takes_steps: Whether one file is decoded with several numbers of steps.
+        steps: Those numbers, if the specification names them; empty leaves them to the plan.
     """
 
     label: str
     version: str
     suffix: str
     takes_steps: bool
+    steps: tuple[int, ...]
 
     def encode(self, pixels: Pixels, bpp: float) -> Compressed:
         """Compress [H, W, 3] uint8 to the largest file of at most `bpp` bits per pixel.

@@ -15,8 +15,11 @@ from cdcodec.codec import Decoding, Pixels
 from cdcodec.errors import InputError
 from cdcodec.evaluation.contender import Compressed, Restored, label
 
-_KINDS = {"decoder": str, "seed": int, "stochasticity": float}
-"""Options: those of `cdcodec decode` that change the picture, except the steps."""
+_KINDS = {"decoder": str, "seed": int, "stochasticity": float, "guidance": float}
+"""Options: those of `cdcodec decode` that change the picture; steps are a list, see below."""
+
+STEPS_BETWEEN = "/"
+"""Numbers of steps are separated by this, as commas separate options: steps=0/2/5."""
 
 
 class Model:
@@ -24,6 +27,7 @@ class Model:
 
     suffix = ".cdc"
     takes_steps = True
+    steps: tuple[int, ...] = ()
 
     def __init__(self, name: str, options: Mapping[str, str], device: str) -> None:
         """Prepare to use a weight set; its networks are loaded when they are needed.
@@ -38,6 +42,9 @@ class Model:
             WeightsError: If the weights can't be had.
         """
         self.name = name
+        options = dict(options)
+        if "steps" in options:
+            self.steps = _steps(name, options.pop("steps"))
         self.label = label(name, options)
         self.decoding = replace(_decoding(name, options), device=device)
         if self.decoding.decoder is not None:
@@ -69,12 +76,22 @@ class Model:
         return Restored(decoded.picture.pixels, decoded.seconds)
 
 
+def _steps(name: str, text: str) -> tuple[int, ...]:
+    try:
+        steps = tuple(map(int, text.split(STEPS_BETWEEN)))
+    except ValueError:
+        steps = (-1,)
+    if min(steps) < 0 or len(set(steps)) < len(steps):
+        raise InputError(f"steps of {name} must be numbers as in 0/2/5, not {text}")
+    return tuple(sorted(steps))
+
+
 def _decoding(name: str, options: Mapping[str, str]) -> Decoding:
     values: dict[str, Any] = {}
     for key, text in options.items():
         if key not in _KINDS:
             raise InputError(
-                f"{name} has no option {key}", hint="it takes " + ", ".join(sorted(_KINDS))
+                f"{name} has no option {key}", hint="it takes " + ", ".join(sorted([*_KINDS, "steps"]))
             )
         try:
             values[key] = _KINDS[key](text)

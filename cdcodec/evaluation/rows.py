@@ -71,7 +71,7 @@ class Row:
         """Name of the line in plots and tables that the row belongs to."""
         if self.steps is None:
             return self.codec
-        return f"{self.codec}, {self.steps} step{'s' if self.steps > 1 else ''}"
+        return f"{self.codec}, {self.steps} step{'' if self.steps == 1 else 's'}"
 
 
 def read(path: Path) -> list[Row]:

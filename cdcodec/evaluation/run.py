@@ -54,14 +54,15 @@ class Plan:
     def jobs(self) -> Iterator[Job]:
         """Yield what there is to do. Codecs are outermost: a process keeps few networks."""
         for codec in self.codecs:
-            takes_steps = work.contender(codec, self.device).takes_steps
+            contender = work.contender(codec, self.device)
+            steps = contender.steps or tuple(self.steps)
             for source in self.sources:
                 for target in self.targets:
                     yield Job(
                         codec=codec,
                         source=source,
                         target=target,
-                        steps=tuple(self.steps) if takes_steps else (None,),
+                        steps=steps if contender.takes_steps else (None,),
                         metrics=tuple(self.metrics),
                         device=self.device,
                         folder=self.folder,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from cdcodec import weights
 from cdcodec.bitstream.container import ChunkType
-from cdcodec.errors import UnsupportedError
+from cdcodec.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
     from cdcodec.codec import Codec, Walk
@@ -85,7 +85,7 @@ def load_codec(model: str, device: str = "auto", offline: bool = False) -> Codec
 
     Raises:
         WeightsError: If the weights are unknown, missing or damaged.
-        InputError: If the device isn't there.
+        InputError: If the device isn't there, or the set is only a part of others.
     """
     weight_set, paths = _find(model, offline)
     walk = load_walk(model, offline)
@@ -99,6 +99,8 @@ def training(family: str) -> ModuleType:
 
 
 def _module(family: str) -> ModuleType:
+    if family in TRAINED_APART:
+        raise InputError(f"weights of kind {family} are part of others and cannot code by themselves")
     if family not in FAMILIES:
         raise UnsupportedError(f"family {family} needs a newer cdcodec")
     return import_module(FAMILIES[family].module)

@@ -24,8 +24,6 @@ from cdcodec.nn.device import autocast
 from cdcodec.nn.latent_diffusion import LATENT_STRIDE, LatentPrior
 from cdcodec.nn.unet import predict_noise
 
-LATENT_CHANNELS = 4
-
 
 class Compression(Protocol):
     """The networks of a weight set, small or the paper's, beside the prior; an nn.Module."""
@@ -70,11 +68,11 @@ class LatentCodec(ABC):
     def sample(
         self, denoise: Denoiser, z_c: Tensor, draw: Draw, decoding: Decoding, step: Progress
     ) -> Tensor:
-        """Return z_0 [1, 4, h, w] of a tile; decoding.steps is at least 1."""
+        """Return z_0 [1, C, h, w] of a tile; decoding.steps is at least 1."""
 
     @torch.inference_mode()
     def analyse(self, pixels: Pixels) -> Tensor:
-        """Encode pixels [H, W, 3]; returns y, and z_0 in blocks of 2x2, [M + 16, h, w]."""
+        """Encode pixels [H, W, 3]; returns y, and z_0 in blocks of 2x2, [M + 4 C, h, w]."""
 
         def encode(x: Tensor) -> Tensor:
             with autocast(self.device):
@@ -90,7 +88,7 @@ class LatentCodec(ABC):
     def quantise(self, analysis: object, point: int) -> Latents:
         """Apply the gains of a rate point to y and encode the hyper latent; see LatentWalk.code."""
         assert isinstance(analysis, Tensor)
-        blocks = 4 * LATENT_CHANNELS
+        blocks = 4 * self.prior.latent_channels
         y, z_0 = analysis.to(self.device)[None].split((len(analysis) - blocks, blocks), 1)
         u = self._position(point)
         name, hyper = self.network.hyper_latent(y, F.pixel_shuffle(z_0, 2), u)
@@ -156,9 +154,9 @@ class LatentCodec(ABC):
         return from_eps(eps, self.schedule.alpha_bar)
 
     def _draw(self, window: tiling.Tile, decoding: Decoding) -> Draw:
-        """Return what gives the k-th field of noise of a tile, [1, 4, h, w]."""
+        """Return what gives the k-th field of noise of a tile, [1, C, h, w]."""
         assert decoding.stochasticity is not None
-        gamma = decoding.stochasticity
+        gamma, channels = decoding.stochasticity, self.prior.latent_channels
         top, left, height, width = (
             extent // LATENT_STRIDE
             for extent in (window.top, window.left, window.height, window.width)
@@ -166,7 +164,7 @@ class LatentCodec(ABC):
 
         def draw(number: int) -> Tensor:
             field = noise.gaussian(
-                decoding.seed, top, left, height, width, LATENT_CHANNELS, draw=number
+                decoding.seed, top, left, height, width, channels, draw=number
             )
             return gamma * torch.from_numpy(field).to(self.device)[None]
 

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 from cdcodec.errors import WeightsError
 from cdcodec.nn.context import ContextConfig
+from cdcodec.nn.latent_diffusion import PRESETS as PRIORS
+from cdcodec.nn.latent_diffusion import PriorConfig
 
 Config = TypeVar("Config", bound="LatentConfig")
 
@@ -48,6 +50,11 @@ class LatentConfig:
     anchors: int = 8
     points: int = 256
     lambda_range: tuple[float, float] = (0.008, 5.0)
+
+    @property
+    def sizes_of_prior(self) -> PriorConfig:
+        """Sizes of that prior."""
+        return PRIORS[self.prior]
 
     @property
     def y_channels(self) -> int:

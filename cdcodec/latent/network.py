@@ -21,10 +21,8 @@ from cdcodec.nn.blocks import Embedding, conv
 from cdcodec.nn.context import HyperSynthesis, SpaceChannelContext
 from cdcodec.nn.control import Control
 from cdcodec.nn.device import autocast
-from cdcodec.nn.latent_diffusion import PRESETS
 from cdcodec.nn.unet import DownHalf
 
-LATENT_CHANNELS = 4
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Coded:
     """What the decoder gets for a batch, and what it costs.
 
     Attributes:
-        z_c: Content variables [B, 4, H/8, W/8].
+        z_c: Content variables [B, C, H/8, W/8].
         hint: What the control network sees beside the noisy latent, at 1/8.
         bpp: Bits per pixel of every image [B].
         loss: The hyper latent's own loss.
@@ -65,7 +63,7 @@ class LatentNetwork(nn.Module, ABC):
     def __init__(self, config: LatentConfig, planes: int, hint: int) -> None:
         super().__init__()
         self.config: LatentConfig = config
-        prior = PRESETS[config.prior]
+        prior = config.sizes_of_prior
         low, high = config.lambda_range
         ladder = torch.linspace(0, 1, config.anchors)[:, None]
         log_gain = 0.5 * math.log(high / low) * (ladder - 0.5) + 0.5
@@ -74,7 +72,7 @@ class LatentNetwork(nn.Module, ABC):
         self.h_s = HyperSynthesis(config.context(planes))
         self.context = SpaceChannelContext(config.context(planes))
         half = DownHalf(
-            LATENT_CHANNELS + hint, config.control_widths, config.control_depths, config.condition
+            prior.latent + hint, config.control_widths, config.control_depths, config.condition
         )
         self.control = Control(half, prior.unet_shape)
 

@@ -198,14 +198,14 @@ class ChainObjective(ABC):
     def sample(
         self, z_c: Tensor, hint: Tensor, steps: int, generator: torch.Generator
     ) -> Tensor:
-        """Return z_0 [B, 4, h, w] at the end of a chain of so many steps."""
+        """Return z_0 [B, C, h, w] at the end of a chain of so many steps."""
 
     def modules(self) -> dict[str, nn.Module]:
         """What a checkpoint has to keep beside the network."""
         return {"discriminator": self.adversary.discriminator}
 
     def eps(self, z_t: Tensor, n: int, hint: Tensor) -> Tensor:
-        """Predict the noise in z_t [B, 4, h, w] at step n."""
+        """Predict the noise in z_t [B, C, h, w] at step n."""
         t = torch.full((len(z_t),), n, device=z_t.device)
         with autocast(z_t.device):
             eps = controlled_noise(self.prior.unet, self.network.control, z_t, t, hint)

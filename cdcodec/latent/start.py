@@ -15,17 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cdcodec.latent.network import LATENT_CHANNELS, LatentNetwork
+from cdcodec.latent.network import LatentNetwork
 from cdcodec.nn.context import SpaceChannelContext
 from cdcodec.nn.klt import karhunen_loeve
 from cdcodec.nn.latent_diffusion import SmallPrior
 from cdcodec.nn.losses import SCALES, SIGMA_MAX, SIGMA_MIN
 
 START_BLOCKS = 40_000
-COMPONENTS = 4 * LATENT_CHANNELS
 STEP_SQUARED = 0.27
 """lambda times the square of the quantiser step that suits it: the slope of the high-rate model
-D = step^2 / 12, 6 dB a bit, for 16 components of 256 pixels, where the error counts twice: in the
+D = step^2 / 12, 6 dB a bit, for as many components as there are, where the error counts twice: in the
 latent and in the pixels."""
 
 INDEX_PER_NAT = (SCALES - 1) / math.log(SIGMA_MAX / SIGMA_MIN)
@@ -45,32 +44,33 @@ def initialise(
 
     Args:
         network: Fresh, with random weights.
-        forward: The linear half of its g_a, 16 channels to M.
-        backward: That of its g_s, M to 16.
+        forward: The linear half of its g_a, 4 C channels to M.
+        backward: That of its g_s, M to 4 C.
         prior: Trained.
         batches: Gives crops [B, 3, H, W] in -1..1.
     """
     blocks = _latent_blocks(prior, batches)
-    mean, deviation, basis = karhunen_loeve(blocks, COMPONENTS)
+    components = min(blocks.shape[1], network.config.y_channels)
+    mean, deviation, basis = karhunen_loeve(blocks, components)
     for layer in (forward, backward):
         layer.weight.zero_()
         assert layer.bias is not None
         layer.bias.zero_()
     assert forward.bias is not None
     assert backward.bias is not None
-    forward.weight[:COMPONENTS, :, 0, 0] = _tensor((basis / deviation).T)
-    forward.bias[:COMPONENTS] = _tensor(-(mean @ basis) / deviation)
-    backward.weight[:, :COMPONENTS, 0, 0] = _tensor(basis * deviation)
+    forward.weight[:components, :, 0, 0] = _tensor((basis / deviation).T)
+    forward.bias[:components] = _tensor(-(mean @ basis) / deviation)
+    backward.weight[:, :components, 0, 0] = _tensor(basis * deviation)
     backward.bias.copy_(_tensor(mean))
 
     config = network.config
     unit = torch.full((config.y_channels,), REST_DEVIATION)
-    unit[:COMPONENTS] = _tensor(deviation)
+    unit[:components] = _tensor(deviation)
     low, high = config.lambda_range
     ladder = torch.linspace(math.log(low), math.log(high), config.anchors)
     step_gain = 0.5 * (ladder - math.log(STEP_SQUARED))
     network.log_gain.copy_(step_gain[:, None] + unit.log())
-    network.log_gain[:, COMPONENTS:] = step_gain[:, None]
+    network.log_gain[:, components:] = step_gain[:, None]
     _guess(network, (unit.log() + step_gain[0] - math.log(SIGMA_MIN)) * INDEX_PER_NAT)
 
 
@@ -113,7 +113,7 @@ def _guess(network: LatentNetwork, lowest: Tensor) -> None:
 
 
 def _latent_blocks(prior: SmallPrior, batches: Callable[[], Tensor]) -> np.ndarray:
-    """Collect 2x2 blocks of latents [n, 16], channel first."""
+    """Collect 2x2 blocks of latents [n, 4 C], channel first."""
     device = prior.shift.device
     blocks: list[Tensor] = []
     while sum(map(len, blocks)) < START_BLOCKS:

@@ -99,7 +99,8 @@ class FeatureTransform(nn.Module):
 
     def forward(self, x: Tensor, side: Tensor) -> Tensor:
         """Map x [B, C, H, W] to the same shape; side [B, S, h, w] is averaged to its extent."""
-        h = F.leaky_relu(self.shared(F.adaptive_avg_pool2d(side, x.shape[-2:])), SFT_LEAK)
+        fitted = F.adaptive_avg_pool2d(side, (x.shape[-2], x.shape[-1]))
+        h = F.leaky_relu(self.shared(fitted), SFT_LEAK)
         out: Tensor = x * (1 + self.gamma(h)) + self.beta(h)
         return out
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from cdcodec.nn.blocks import conv
+from cdcodec.nn.context import checkerboard
 
 CHANNEL_WIDTHS = (224, 128)  # between the convolutions of a channel context
 KERNEL = 5  # of local and channel contexts
@@ -40,13 +41,6 @@ class Coded:
     symbols: Tensor
     means: Tensor
     scales: Tensor
-
-
-def anchors(height: int, width: int, device: torch.device) -> Tensor:
-    """Return the mask [height, width] of the elements that are coded first: row + column odd."""
-    row = torch.arange(height, device=device)[:, None]
-    column = torch.arange(width, device=device)[None]
-    return (row + column) % 2 == 1
 
 
 class SliceContext(nn.Module):
@@ -110,10 +104,12 @@ class PaperContext(nn.Module):
 
         hyper is [B, P, H, W].
         """
-        first = anchors(*y.shape[-2:], y.device)
+        first = checkerboard(y.shape[-2], y.shape[-1], y.device)
         found: list[Coded] = []
         before = y[:, :0]
-        for part, networks in zip(y.split(self.sizes, 1), self._networks(), strict=True):
+        for part, networks in zip(
+            torch.split(y, list(self.sizes), 1), self._networks(), strict=True
+        ):
             known = networks.known(before, hyper)
             scales, means = networks.anchor(known).chunk(2, 1)
             steps = torch.round(part - means)
@@ -140,11 +136,11 @@ class PaperContext(nn.Module):
 
     def in_coding_order(self, planes: Tensor) -> Tensor:
         """Return planes [1, M, H, W] as a vector: by slice, the anchors of its channels first."""
-        first = anchors(*planes.shape[-2:], planes.device)
+        first = checkerboard(planes.shape[-2], planes.shape[-1], planes.device)
         return torch.cat(
             [
                 part[0][:, mask].flatten()
-                for part in planes.split(self.sizes, 1)
+                for part in torch.split(planes, list(self.sizes), 1)
                 for mask in (first, ~first)
             ]
         )

@@ -28,6 +28,10 @@ class LatentPrior(Protocol):
         """The eps-predicting U-Net, block by block; its process is schedules.scaled_linear()."""
 
     @property
+    def latent_channels(self) -> int:
+        """Channels of z."""
+
+    @property
     def feature_channels(self) -> int:
         """Channels of features."""
 
@@ -35,10 +39,10 @@ class LatentPrior(Protocol):
         """Map x [B, 3, H, W] in -1..1 to what the encoder's last layer sees [B, F, H/8, W/8]."""
 
     def latent(self, features: Tensor) -> Tensor:
-        """Map features to z_0 [B, 4, H/8, W/8], of about unit variance."""
+        """Map features to z_0 [B, C, H/8, W/8], of about unit variance."""
 
     def decode(self, z: Tensor) -> Tensor:
-        """Map z [B, 4, h, w] to an image [B, 3, 8 h, 8 w] in about -1..1."""
+        """Map z [B, C, h, w] to an image [B, 3, 8 h, 8 w] in about -1..1."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,8 @@ class PriorConfig:
     """Sizes of the small prior.
 
     Attributes:
-        latent: Channels of z.
+        latent: Channels of z. Stable Diffusion has 4; an autoencoder of a hundredth of its size
+            makes less of a channel, and gets 8.
         linear: Components of the linear transform of 8x8 blocks among the features.
         encoder: Channels at 1/4 and 1/8 of the image, on the way down; their sum with `linear` is
             what features has at 1/8.
@@ -57,7 +62,7 @@ class PriorConfig:
         condition: Length of the U-Net's time vector.
     """
 
-    latent: int = 4
+    latent: int = 8
     linear: int = 12
     encoder: tuple[int, int] = (64, 84)
     encoder_depths: tuple[int, int] = (2, 2)
@@ -82,6 +87,7 @@ class PriorConfig:
 
 NANO = PriorConfig()
 TINY = PriorConfig(
+    latent=4,
     linear=4,
     encoder=(8, 8),
     encoder_depths=(1, 1),
@@ -143,7 +149,7 @@ class SmallPrior(nn.Module):
     """The prior that ships with the package; see LatentPrior.
 
     Attributes:
-        shift: Mean of the encoder's output, [1, 4, 1, 1]; not trained but measured.
+        shift: Mean of the encoder's output, [1, C, 1, 1]; not trained but measured.
         scale: Its standard deviation.
     """
 
@@ -162,6 +168,11 @@ class SmallPrior(nn.Module):
         statistics = 1, config.latent, 1, 1
         self.shift = nn.Parameter(torch.zeros(statistics), requires_grad=False)
         self.scale = nn.Parameter(torch.ones(statistics), requires_grad=False)
+
+    @property
+    def latent_channels(self) -> int:
+        """See LatentPrior."""
+        return self.config.latent
 
     @property
     def feature_channels(self) -> int:

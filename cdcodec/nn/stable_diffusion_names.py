@@ -87,16 +87,16 @@ def control_checkpoint_name(name: str) -> str:
     if name.startswith("centre."):
         return f"middle_block_out.0.{name.removeprefix('centre.')}"
     half = "control_model."
-    if name.startswith("half.time."):
-        return half + _time(name.removeprefix("half.time."))
-    if match := re.fullmatch(r"half\.rows\.0\.resample\.(.*)", name):
+    if name.startswith("narrow.time."):
+        return half + _time(name.removeprefix("narrow.time."))
+    if match := re.fullmatch(r"narrow\.rows\.0\.resample\.(.*)", name):
         return f"{half}input_blocks.0.0.{match[1]}"
-    if match := re.fullmatch(r"half\.rows\.(\d+)\.resample\.(.*)", name):
+    if match := re.fullmatch(r"narrow\.rows\.(\d+)\.resample\.(.*)", name):
         return f"{half}input_blocks.{match[1]}.0.op.{match[2]}"
-    if match := re.fullmatch(r"half\.rows\.(\d+)\.(resnet|attention)\.(.*)", name):
+    if match := re.fullmatch(r"narrow\.rows\.(\d+)\.(resnet|attention)\.(.*)", name):
         row, part, rest = match.groups()
         return f"{half}input_blocks.{row}.{_PART[part + 's']}.{_inner(rest, part + 's')}"
-    if match := re.fullmatch(r"half\.bottom\.(\d)\.(resnet|attention)\.(.*)", name):
+    if match := re.fullmatch(r"narrow\.bottom\.(\d)\.(resnet|attention)\.(.*)", name):
         k, part, rest = match.groups()
         place = _PART[part + "s"] + 2 * int(k)
         return f"{half}middle_block.{place}.{_inner(rest, part + 's')}"

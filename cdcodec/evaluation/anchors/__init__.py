@@ -31,6 +31,7 @@ class Anchor:
     """A codec with its options; see Contender."""
 
     takes_steps = False
+    steps: tuple[int, ...] = ()
 
     def __init__(self, name: str, options: Mapping[str, str], coder: Coder) -> None:
         """Prepare a codec.

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cdcodec.families.diffeic.config import DiffeicConfig
-from cdcodec.latent.network import LATENT_CHANNELS, Hyper, LatentNetwork, ladder_at
+from cdcodec.latent.network import Hyper, LatentNetwork, ladder_at
 from cdcodec.nn.blocks import Stack, Upsample, conv, round_through
 from cdcodec.nn.losses import gaussian_bits
 
@@ -55,16 +55,16 @@ class Analysis(nn.Module):
         super().__init__()
         a, b = config.widths
         self.stem = conv(192, a, kernel=1)
-        self.guide8 = Sft(LATENT_CHANNELS, a, config.sft)
+        self.guide8 = Sft(config.sizes_of_prior.latent, a, config.sft)
         self.stack8 = Stack(a, 2)
         self.down16 = conv(a, b, stride=2)
-        self.guide16 = Sft(LATENT_CHANNELS, b, config.sft)
+        self.guide16 = Sft(config.sizes_of_prior.latent, b, config.sft)
         self.stack16 = Stack(b, 1)
         self.head = conv(b, config.y_channels)
-        self.linear = conv(4 * LATENT_CHANNELS, config.y_channels, kernel=1)
+        self.linear = conv(4 * config.sizes_of_prior.latent, config.y_channels, kernel=1)
 
     def forward(self, x: Tensor, z_g: Tensor) -> Tensor:
-        """Map x [B, 3, 16 h, 16 w] in -1..1 and z_g [B, 4, 2h, 2w] to y [B, M, h, w]."""
+        """Map x [B, 3, 16 h, 16 w] in -1..1 and z_g [B, C, 2h, 2w] to y [B, M, h, w]."""
         h = self.stack8(self.guide8(self.stem(F.pixel_unshuffle(x, 8)), z_g))
         h = self.stack16(self.guide16(self.down16(h), z_g))
         y: Tensor = self.head(h) + self.linear(F.pixel_unshuffle(z_g, 2))
@@ -78,7 +78,7 @@ class HyperAnalysis(nn.Module):
         super().__init__()
         width = config.hyper_width
         self.conv1 = conv(config.y_channels, width)
-        self.guide = Sft(LATENT_CHANNELS, width, config.sft)
+        self.guide = Sft(config.sizes_of_prior.latent, width, config.sft)
         self.conv2 = conv(width, width, stride=2)
         self.conv3 = conv(width, config.z_channels, stride=2)
 
@@ -122,11 +122,11 @@ class Synthesis(nn.Module):
         self.stack16 = Stack(b, 2, d)
         self.up8 = Upsample(b, a)
         self.stack8 = Stack(a, 2, d)
-        self.head = conv(a, LATENT_CHANNELS)
-        self.linear = conv(config.y_channels, 4 * LATENT_CHANNELS, kernel=1)
+        self.head = conv(a, config.sizes_of_prior.latent)
+        self.linear = conv(config.y_channels, 4 * config.sizes_of_prior.latent, kernel=1)
 
     def forward(self, y_hat: Tensor, w: Tensor, rate: Tensor) -> Tensor:
-        """Map y_hat [B, M, h, w] and w [B, G, h, w] to z_c [B, 4, 2h, 2w]."""
+        """Map y_hat [B, M, h, w] and w [B, G, h, w] to z_c [B, C, 2h, 2w]."""
         h = self.stack16(self.stem(torch.cat([y_hat, w.to(y_hat.dtype)], 1)), rate)
         h = self.stack8(self.up8(h), rate)
         z_c: Tensor = F.pixel_shuffle(self.linear(y_hat), 2) + self.head(F.leaky_relu(h, 0.1))
@@ -137,7 +137,7 @@ class DiffeicNetwork(LatentNetwork):
     """All trained parameters of one weight set, in float."""
 
     def __init__(self, config: DiffeicConfig) -> None:
-        super().__init__(config, config.z_channels, LATENT_CHANNELS)
+        super().__init__(config, config.z_channels, config.sizes_of_prior.latent)
         self.config: DiffeicConfig = config
         self.g_a = Analysis(config)
         self.g_s = Synthesis(config)

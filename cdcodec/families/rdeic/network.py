@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cdcodec.families.rdeic.config import RdeicConfig
-from cdcodec.latent.network import LATENT_CHANNELS, Hyper, HyperAnalysis, LatentNetwork
+from cdcodec.latent.network import Hyper, HyperAnalysis, LatentNetwork
 from cdcodec.nn.blocks import Stack, Upsample, conv
-from cdcodec.nn.latent_diffusion import PRESETS
 
 COMMITMENT = 0.25
 """beta of eq. 9."""
@@ -32,15 +31,15 @@ class Analysis(nn.Module):
     def __init__(self, config: RdeicConfig) -> None:
         super().__init__()
         a, b = config.widths
-        self.stem = conv(PRESETS[config.prior].features, a)
+        self.stem = conv(config.sizes_of_prior.features, a)
         self.stack8 = Stack(a, 1)
         self.down16 = conv(a, b, stride=2)
         self.stack16 = Stack(b, 1)
         self.head = conv(b, config.y_channels)
-        self.linear = conv(4 * LATENT_CHANNELS, config.y_channels, kernel=1)
+        self.linear = conv(4 * config.sizes_of_prior.latent, config.y_channels, kernel=1)
 
     def forward(self, features: Tensor, z_0: Tensor) -> Tensor:
-        """Map features [B, F, 2h, 2w] and z_0 [B, 4, 2h, 2w] to y [B, M, h, w]."""
+        """Map features [B, F, 2h, 2w] and z_0 [B, C, 2h, 2w] to y [B, M, h, w]."""
         h = self.stack16(self.down16(self.stack8(self.stem(features))))
         y: Tensor = self.head(h) + self.linear(F.pixel_unshuffle(z_0, 2))
         return y
@@ -57,11 +56,11 @@ class Synthesis(nn.Module):
         self.stack16 = Stack(b, 2, d)
         self.up8 = Upsample(b, config.hint)
         self.stack8 = Stack(config.hint, 3, d)
-        self.head = conv(config.hint, LATENT_CHANNELS)
-        self.linear = conv(config.y_channels, 4 * LATENT_CHANNELS, kernel=1)
+        self.head = conv(config.hint, config.sizes_of_prior.latent)
+        self.linear = conv(config.y_channels, 4 * config.sizes_of_prior.latent, kernel=1)
 
     def forward(self, y_hat: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
-        """Map y_hat [B, M, h, w] to z_c [B, 4, 2h, 2w] and guide features [B, G, 2h, 2w]."""
+        """Map y_hat [B, M, h, w] to z_c [B, C, 2h, 2w] and guide features [B, G, 2h, 2w]."""
         guide = self.stack8(self.up8(self.stack16(self.stem(y_hat), rate)), rate)
         linear = F.pixel_shuffle(self.linear(y_hat), 2)
         return linear + self.head(F.leaky_relu(guide, 0.1)), guide

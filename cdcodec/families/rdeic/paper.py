@@ -136,7 +136,8 @@ class PaperCompression(nn.Module):
 
     def planes(self, hyper: Tensor) -> Tensor:
         """Map indices l [B, h, w] to the codebook's vectors [B, N, h, w], which h_s sees."""
-        return self.codebook(hyper.long())
+        vectors: Tensor = self.codebook(hyper.long())
+        return vectors
 
     def synthesise(self, y_hat: Tensor, planes: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """Map y_hat [B, M, H/16, W/16] to z_c [B, 4, H/8, W/8] and the guide features there.
