@@ -164,6 +164,15 @@ def sound(folder: Path) -> Iterator[Vector]:
         "twice, and the latents need not come first",
         box.write(replace(plain, chunks=extras)),
     )
+    for family in ("rdeic", "diffeic"):
+        yield _encoded(
+            f"{family}-86x70",
+            f"family {family}: its hyper-latent, and y under a space-channel context",
+            crop("astronaut", 10, 160, 70, 86),
+            70,
+            steps=2,
+            model=f"{family}-tiny",
+        )
     yield _described(
         "no-steps", "advises 0 steps, which cdc takes as 1", _edited(_base(folder), steps=0)
     )
@@ -356,10 +365,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _encoded(
-    name: str, why: str, source: Image.Image | bytes, quality: float, *, steps: int | None = None
+    name: str,
+    why: str,
+    source: Image.Image | bytes,
+    quality: float,
+    *,
+    steps: int | None = None,
+    model: str = MODEL,
 ) -> Vector:
-    """Encode an image; the first ones come with their pixels."""
-    encoded = api.encode(source, quality=quality, model=MODEL, steps=steps, device="cpu")
+    """Encode an image; with steps, its pixels come along."""
+    encoded = api.encode(source, quality=quality, model=model, steps=steps, device="cpu")
     vector = _described(name, why, encoded.data)
     if steps is None:
         return vector

@@ -821,7 +821,7 @@ def test_weights_are_listed_with_whether_they_are_here(
 ) -> None:
     assert main(["weights", "list"]) == 0
     heading, *lines = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["name", "family", "preset", "size", "here", "licence"]
+    assert heading.split() == ["name", "family", "preset", "size", "here", "licence", "from"]
     assert [line.split()[0] for line in lines] == list(weights.load_registry())
     assert main(["weights", "list", "--json"]) == 0
     sets = {each["name"]: each for each in json.loads(capsys.readouterr().out)["weights"]}

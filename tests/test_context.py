@@ -20,6 +20,7 @@ from cdcodec.entropy import (
     tables_from_pmf,
 )
 from cdcodec.entropy.context import ExactContext, ExactSlice, checkerboard
+from cdcodec.entropy.exact_graph import Bend, ExactGraph, Leak, Network, Node, Run
 from cdcodec.errors import DesyncError, WeightsError
 from cdcodec.latent import export_context
 from cdcodec.latent.walk import Codebook, LatentWalk, Tabled, hyper_shape, y_shape
@@ -347,3 +348,39 @@ def replace_support(own: ExactSlice) -> ExactSlice:
     anchor = replace(last, weight=last.weight[:, :4].copy())
     nonanchor = replace(last, weight=last.weight.copy())
     return ExactSlice(None, ExactNet((anchor,), 99), own.local, ExactNet((nonanchor,), 99))
+
+
+def test_graphs_can_stand_where_networks_do() -> None:
+    """Each network as a graph of one node, or of three, gives the same integers."""
+
+    def graph(net: Network | None) -> ExactGraph | None:
+        if net is None:
+            return None
+        assert isinstance(net, ExactNet)
+        limits = [net.input_limit, *(each.output_limit for each in net.layers)]
+        *hidden, last = (ExactNet((a,), b) for a, b in zip(net.layers, limits, strict=False))
+        nodes: list[Node] = [Run(k, each) for k, each in enumerate(hidden)]
+        nodes += [Leak(len(nodes), 2**16), Run(len(nodes) + 1, last)]
+        return ExactGraph(tuple(nodes), net.channels_in, net.input_limit)
+
+    slices = []
+    for own in WALK.context.slices:
+        channel, anchor, local, nonanchor = (
+            graph(net) for net in (own.channel, own.anchor, own.local, own.nonanchor)
+        )
+        assert anchor
+        assert local
+        assert nonanchor
+        slices.append(ExactSlice(channel, anchor, local, nonanchor))
+    context = ExactContext(tuple(slices), WALK.context.hyper)
+    walk = LatentWalk.build(GAUSSIANS, WALK.hyper, WALK.h_s, context)
+    latents = latents_of(WALK, 70, 50)
+    expected = WALK.code(Meter(), latents, 70, 50, 3)["y"]
+    np.testing.assert_array_equal(walk.code(Meter(), latents, 70, 50, 3)["y"], expected)
+    again = LatentWalk.from_arrays(walk.arrays())
+    assert again.model_id == walk.model_id != WALK.model_id
+    bent = Bend(len(slices[0].anchor.nodes), np.zeros(1, np.int32))
+    anchor = replace(slices[0].anchor, nodes=(*slices[0].anchor.nodes, bent))
+    unbounded = ExactContext((replace(slices[0], anchor=anchor), *slices[1:]), context.hyper)
+    with pytest.raises(WeightsError, match="indices"):
+        LatentWalk.build(GAUSSIANS, WALK.hyper, WALK.h_s, unbounded)

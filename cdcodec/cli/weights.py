@@ -206,9 +206,7 @@ def _prompt(name: str, folder: Path) -> list[Path]:
 @click.option(
     "--family",
     metavar="FAMILY",
-    default="cdc",
-    show_default=True,
-    help="Family of the checkpoint.",
+    help="Family of the checkpoint; default that of the weights NAME if there are any, else cdc.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace weights that were converted as NAME.")
 @console.talk_options
@@ -216,7 +214,7 @@ def convert(
     source: str,
     name: str,
     output: str | None,
-    family: str,
+    family: str | None,
     overwrite: bool,
     verbose: bool,
     quiet: bool,
@@ -235,6 +233,7 @@ def convert(
     if source == files.STANDARD:
         raise InputError("a checkpoint must be a file")
     files.source(source)
+    family = family or _family_of(name)
     converter = _converter(family)
     target = files.target(source, _own_file(name, output, overwrite), "", overwrite=overwrite)
     with talk.bar("converting"):
@@ -276,6 +275,14 @@ def _own_file(name: str, folder: str | None, overwrite: bool) -> str:
         with contextlib.suppress(OSError):  # files.target says what is wrong
             os.makedirs(folder, exist_ok=True)
     return os.path.join(folder, f"{name}.safetensors")
+
+
+def _family_of(name: str) -> str:
+    """Return which family known weights of that name are of, or the first one."""
+    from cdcodec import weights
+
+    known = weights.load_registry().get(name)
+    return known.family if known else "cdc"
 
 
 def _converter(family: str) -> Any:

@@ -101,11 +101,10 @@ class ExactContext:
                 net = own.named()[name]
                 if net.channels_in != channels or net.channels_out != 2 * own.channels:
                     raise WeightsError(f"context model: {name} of slice {k} has other channels")
-                if any(layer.weight.shape[-1] != 1 for layer in net.convolutions):
+                if not net.is_pointwise:
                     raise WeightsError(f"context model: {name} of slice {k} isn't pointwise")
-                last = net.last
-                means = np.concatenate([last.low[: own.channels], last.high[: own.channels]])
-                if np.abs(means.astype(np.int64)).max() > MEAN_LIMIT:
+                means = [bound[: own.channels].astype(np.int64) for bound in net.output_bounds]
+                if np.abs(means).max() > MEAN_LIMIT:
                     raise WeightsError(f"context model: a mean of slice {k} could be out of range")
             before += own.channels
 
@@ -117,13 +116,12 @@ class ExactContext:
     @property
     def index_bounds(self) -> tuple[int, int]:
         """The least and the greatest table index, or scale, that there could be."""
-        lasts = [
-            (own.channels, net.last) for own in self.slices for net in (own.anchor, own.nonanchor)
+        bounds = [
+            (low[own.channels :].min(), high[own.channels :].max())
+            for own in self.slices
+            for low, high in (own.anchor.output_bounds, own.nonanchor.output_bounds)
         ]
-        return (
-            min(int(last.low[channels:].min()) for channels, last in lasts),
-            max(int(last.high[channels:].max()) for channels, last in lasts),
-        )
+        return min(int(low) for low, _ in bounds), max(int(high) for _, high in bounds)
 
     def code(
         self,

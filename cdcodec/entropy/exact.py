@@ -199,16 +199,6 @@ class ExactNet:
         return self.layers[-1].channels_out
 
     @property
-    def convolutions(self) -> tuple[ExactLayer, ...]:
-        """All layers; an ExactGraph has this too."""
-        return self.layers
-
-    @property
-    def last(self) -> ExactLayer:
-        """The layer that bounds the output; an ExactGraph may have it too."""
-        return self.layers[-1]
-
-    @property
     def upsample(self) -> int:
         """How many times as wide and high its output is."""
         return math.prod(layer.upsample for layer in self.layers)
@@ -217,6 +207,18 @@ class ExactNet:
     def output_limit(self) -> int:
         """Bound of the absolute output."""
         return self.layers[-1].output_limit
+
+    @property
+    def output_bounds(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The least and the greatest output of each channel."""
+        last = self.layers[-1]
+        lows, highs = (b.reshape(last.channels_out, -1) for b in (last.low, last.high))
+        return lows.min(1), highs.max(1)
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether each output depends on the inputs at its own place alone."""
+        return all(layer.weight.shape[-1] == 1 for layer in self.layers)
 
     def __call__(self, z: NDArray[Any]) -> NDArray[np.int32]:
         """Map integers z [C, H, W] to int32 [O, H*u, W*u], u the product of all upsamplings.

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cdcodec.entropy.exact import ExactLayer, ExactNet
+from cdcodec.entropy.exact import ExactNet
 from cdcodec.errors import WeightsError
 
 INT32_LIMIT = 2**31 - 1
@@ -170,24 +170,6 @@ class ExactGraph:
         return self._shapes[-1].channels
 
     @property
-    def convolutions(self) -> tuple[ExactLayer, ...]:
-        """The layers of all networks among the nodes."""
-        nets = [node.net for node in self.nodes if isinstance(node, Run)]
-        return tuple(layer for net in nets for layer in net.layers)
-
-    @property
-    def last(self) -> ExactLayer:
-        """The layer that gives the result.
-
-        Raises:
-            WeightsError: If the last node is no network.
-        """
-        node = self.nodes[-1]
-        if not isinstance(node, Run):
-            raise WeightsError("integer graph: it doesn't end with a network")
-        return node.net.last
-
-    @property
     def upsample(self) -> int:
         """How many times as wide and high its output is."""
         return self._shapes[-1].scale
@@ -196,6 +178,20 @@ class ExactGraph:
     def output_limit(self) -> int:
         """Bound of the absolute output."""
         return self._shapes[-1].limit
+
+    @property
+    def output_bounds(self) -> tuple[_Plane, _Plane]:
+        """The least and the greatest output of each channel."""
+        last = self.nodes[-1]
+        if isinstance(last, Run):
+            return last.net.output_bounds
+        high = np.full(self.channels_out, self.output_limit, np.int32)
+        return -high, high
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether each output depends on the inputs at its own place alone."""
+        return all(node.net.is_pointwise for node in self.nodes if isinstance(node, Run))
 
     @cached_property
     def _shapes(self) -> tuple[Shape, ...]:

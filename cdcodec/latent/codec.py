@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -18,7 +19,7 @@ from cdcodec.diffusion.prediction import Denoiser, from_eps
 from cdcodec.diffusion.schedules import scaled_linear
 from cdcodec.entropy.context import MEAN_ONE
 from cdcodec.entropy.tables import MAX_MAGNITUDE
-from cdcodec.latent.walk import HYPER_STRIDE, Y_STRIDE, LatentWalk
+from cdcodec.latent.walk import HYPER_STRIDE, Y_STRIDE, LatentWalk, y_shape
 from cdcodec.nn.control import Control, controlled_noise
 from cdcodec.nn.device import autocast
 from cdcodec.nn.latent_diffusion import LATENT_STRIDE, LatentPrior
@@ -48,12 +49,27 @@ class Compression(Protocol):
         """Map y_hat [B, M, h, w], h and w multiples of 4, and planes to (z_c, hint) at 1/8."""
 
 
+@dataclass(frozen=True)
+class Analysis:
+    """A picture before a rate point is chosen.
+
+    Attributes:
+        y: Of the padded picture, [M, h, w].
+        z_0: Its latent [C, 2h, 2w].
+        rows: Rows of y that are coded, those that the picture itself reaches.
+        columns: Likewise.
+    """
+
+    y: Tensor
+    z_0: Tensor
+    rows: int
+    columns: int
+
+
 class LatentCodec(ABC):
     """What codec.Codec asks for; a family says how it samples."""
 
     decoders: ClassVar[Mapping[str, DecoderInfo]]
-    padding: ClassVar[int] = Y_STRIDE
-    """Pictures are padded to multiples of so many pixels before they are analysed."""
 
     def __init__(
         self, prior: LatentPrior, network: Compression, walk: LatentWalk, device: torch.device
@@ -70,31 +86,42 @@ class LatentCodec(ABC):
     ) -> Tensor:
         """Return z_0 [1, C, h, w] of a tile; decoding.steps is at least 1."""
 
+    def pad(self, pixels: Pixels) -> Pixels:
+        """Pad pixels [H, W, 3] on the right and bottom to the multiples that the networks take."""
+        return image.pad(pixels, Y_STRIDE)
+
+    def precision(self) -> torch.autocast:
+        """Return a context for the networks to run in."""
+        return autocast(self.device)
+
     @torch.inference_mode()
-    def analyse(self, pixels: Pixels) -> Tensor:
-        """Encode pixels [H, W, 3]; returns y, and z_0 in blocks of 2x2, [M + 4 C, h, w]."""
+    def analyse(self, pixels: Pixels) -> Analysis:
+        """Encode pixels [H, W, 3] up to what depends on the rate point."""
 
         def encode(x: Tensor) -> Tensor:
-            with autocast(self.device):
+            with self.precision():
                 features = self.prior.features(x)
                 z_0 = self.prior.latent(features)
                 y = self.network.analyse(x, features, z_0)
             return torch.cat([y.float(), F.pixel_unshuffle(z_0.float(), 2)], 1).cpu()
 
-        padded = image.pad(pixels, self.padding)
-        return pictures.analyse(encode, padded, Y_STRIDE, self.device)
+        values = pictures.analyse(encode, self.pad(pixels), Y_STRIDE, self.device)
+        blocks = 4 * self.prior.latent_channels
+        y, z_0 = torch.split(values, [len(values) - blocks, blocks])
+        height, width = pixels.shape[:2]
+        return Analysis(y, F.pixel_shuffle(z_0, 2), *y_shape(width, height))
 
     @torch.inference_mode()
     def quantise(self, analysis: object, point: int) -> Latents:
         """Apply the gains of a rate point to y and encode the hyper latent; see LatentWalk.code."""
-        assert isinstance(analysis, Tensor)
-        blocks = 4 * self.prior.latent_channels
-        y, z_0 = analysis.to(self.device)[None].split((len(analysis) - blocks, blocks), 1)
+        assert isinstance(analysis, Analysis)
+        y, z_0 = (values.to(self.device)[None] for values in (analysis.y, analysis.z_0))
         u = self._position(point)
-        name, hyper = self.network.hyper_latent(y, F.pixel_shuffle(z_0, 2), u)
+        name, hyper = self.network.hyper_latent(y, z_0, u)
+        coded = y[0, :, : analysis.rows, : analysis.columns]
         return {
             name: _integers(hyper[0], MAX_MAGNITUDE),
-            "y": _integers(y[0] * self.network.gain(u)[0] * MEAN_ONE, MAX_MAGNITUDE * MEAN_ONE),
+            "y": _integers(coded * self.network.gain(u)[0] * MEAN_ONE, MAX_MAGNITUDE * MEAN_ONE),
         }
 
     @torch.inference_mode()
@@ -117,7 +144,7 @@ class LatentCodec(ABC):
 
         def render(window: tiling.Tile, step: Progress) -> Tensor:
             y = pictures.crop(y_hat, window, Y_STRIDE, self.device) / (gain * MEAN_ONE)
-            with autocast(self.device):
+            with self.precision():
                 planes = self.network.planes(
                     pictures.crop(hyper, window, HYPER_STRIDE, self.device)
                 )
@@ -163,9 +190,7 @@ class LatentCodec(ABC):
         )
 
         def draw(number: int) -> Tensor:
-            field = noise.gaussian(
-                decoding.seed, top, left, height, width, channels, draw=number
-            )
+            field = noise.gaussian(decoding.seed, top, left, height, width, channels, draw=number)
             return gamma * torch.from_numpy(field).to(self.device)[None]
 
         return draw

@@ -1,18 +1,25 @@
-"""Sizes that the small presets of both latent diffusion families have, and what files say of them."""
+"""Sizes of the small presets of both latent diffusion families, and what files say of sizes."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cdcodec.errors import WeightsError
 from cdcodec.nn.context import ContextConfig
 from cdcodec.nn.latent_diffusion import PRESETS as PRIORS
 from cdcodec.nn.latent_diffusion import PriorConfig
 
-Config = TypeVar("Config", bound="LatentConfig")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config")
+
+PAPER = "paper"
+"""The preset that metadata names; the small ones are told by their sizes alone."""
 
 METADATA_KEY = "cdcodec"
 """The only key of a weight file's metadata: safetensors writes several in random order."""
@@ -79,20 +86,42 @@ def describe(family: str, config: LatentConfig) -> str:
     return json.dumps(table, sort_keys=True)
 
 
-def parse(metadata: str, family: str, kind: type[Config]) -> Config:
-    """Return the configuration in a weight file's metadata.
+def describe_paper(family: str, parts: Mapping[str, DataclassInstance]) -> str:
+    """Return a weight file's metadata at the paper's scale, of the sizes of parts by name."""
+    sizes = {name: dataclasses.asdict(part) for name, part in parts.items()}
+    return json.dumps({"family": family, "preset": PAPER, **sizes}, sort_keys=True)
+
+
+def preset_of(metadata: str, family: str) -> str | None:
+    """Return PAPER if that is what a weight file's metadata names, and None for a small preset.
+
+    Raises:
+        WeightsError: If the metadata isn't of this family, or names a preset that isn't known.
+    """
+    try:
+        table = json.loads(metadata)
+        found, preset = table.get("family"), table.get("preset")
+    except (ValueError, AttributeError) as error:
+        raise WeightsError("weight file does not say what it holds") from error
+    if found != family:
+        raise WeightsError(f"weight file is of family {found}, not {family}")
+    if preset not in (None, PAPER):
+        raise WeightsError(f"unknown preset {preset} of {family}", hint="it needs a newer cdcodec")
+    return PAPER if preset == PAPER else None
+
+
+def parse(metadata: str, family: str, kind: type[Config], part: str = "config") -> Config:
+    """Return the sizes in a weight file's metadata; at the paper's scale it has several parts.
 
     Raises:
         WeightsError: If it isn't of this family or kind.
     """
+    preset_of(metadata, family)
     try:
-        table = json.loads(metadata)
-        if table["family"] != family:
-            raise WeightsError(f"weight file is of family {table['family']}, not {family}")
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value
-            for key, value in table["config"].items()
+            for key, value in json.loads(metadata)[part].items()
         }
         return kind(**values)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"weight file does not hold a {kind.__name__}") from error

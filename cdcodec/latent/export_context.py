@@ -117,6 +117,7 @@ def float_context(exact: ExactContext) -> dict[str, Tensor]:
     for k, own in enumerate(exact.slices):
         units = {"channel": 1 / MEAN_ONE, "local": 1 / MEAN_ONE}
         for name, net in own.named().items():
+            assert isinstance(net, ExactNet), "exact_context makes no graphs"
             unit = units.get(name, ACTIVATION_UNIT)
             for i, layer in enumerate(net.layers):
                 final = i == len(net.layers) - 1

@@ -104,6 +104,12 @@ class StableDiffusion(nn.Module):
         return self
 
     @property
+    def latent_channels(self) -> int:
+        """See LatentPrior; 4."""
+        channels: int = self.vae.post_quant_conv.in_channels
+        return channels
+
+    @property
     def feature_channels(self) -> int:
         """See LatentPrior; 512."""
         channels: int = self.vae.encoder.conv_out.in_channels

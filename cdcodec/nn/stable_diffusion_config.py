@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cdcodec.errors import WeightsError
+from cdcodec.nn.unet import UnetShape
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,14 @@ class SdConfig:
                     )
         _check_prediction(folder / "scheduler" / "scheduler_config.json")
         return config
+
+    @property
+    def unet_shape(self) -> UnetShape:
+        """What a control network has to know of the U-Net."""
+        down = [width for width in self.widths for _ in range(3)]  # the last has no change of scale
+        up = down[::-1]
+        inputs = self.widths[0], *down[:-1]
+        return UnetShape(inputs, self.widths[-1], (self.widths[-1], *up[:-1]))
 
     def unet(self) -> dict[str, Any]:
         """Return the arguments of diffusers' UNet2DConditionModel."""
@@ -112,6 +121,15 @@ class ControlConfig:
 
 SD21_BASE = SdConfig()
 SD21_CONTROL = ControlConfig()
+TINY = SdConfig(
+    widths=(8, 16, 24, 24),
+    heads=(1, 2, 3, 3),
+    context=12,
+    groups=4,
+    vae_widths=(4, 8, 8, 8),
+    vae_groups=2,
+)
+TINY_CONTROL = ControlConfig((4, 6, 8, 8), head_channels=2, context=12, frequencies=8, condition=32)
 
 
 def _json(path: Path) -> dict[str, Any]:

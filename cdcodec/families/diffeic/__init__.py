@@ -24,12 +24,22 @@ def open_walk(path: Path) -> Walk:
 
 
 def open_codec(paths: Sequence[Path], walk: Walk, device: str) -> Codec:
-    """Load a weight file and the prior's; see families.Family."""
-    from cdcodec.families.diffeic import export
+    """Load a weight file and the prior's; see families.Family.
+
+    The prior of the paper's preset is the weight set sd21-base; it is none of the paths.
+    """
+    from cdcodec.families.diffeic import config, export
     from cdcodec.families.diffeic.codec import DiffeicCodec
     from cdcodec.latent import loading
+    from cdcodec.latent.config import PAPER, preset_of
+    from cdcodec.latent.export import read_metadata
     from cdcodec.latent.walk import LatentWalk
 
     assert isinstance(walk, LatentWalk)
-    own, prior = paths
+    own, *others = paths
+    if preset_of(read_metadata(own), config.FAMILY) == PAPER:
+        from cdcodec.families.diffeic.paper_codec import PaperDiffeicCodec
+
+        return PaperDiffeicCodec.open(own, walk, device)
+    (prior,) = others
     return DiffeicCodec(*loading.small(prior, export.read(own), walk, device))

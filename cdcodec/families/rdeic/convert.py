@@ -11,11 +11,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from cdcodec.families.rdeic.config import FAMILY
 from cdcodec.families.rdeic.paper import PAPER, PaperCompression, PaperConfig
-from cdcodec.latent import convert
+from cdcodec.families.rdeic.paper_network import SIZES, PaperNetwork
+from cdcodec.latent import convert, paper_file
 from cdcodec.latent.convert import read_checkpoint
+from cdcodec.latent.paper_network import PaperSizes
 
-__all__ = ["checkpoint_name", "read_checkpoint", "split_checkpoint"]
+__all__ = ["checkpoint_name", "read_checkpoint", "split_checkpoint", "weight_file"]
 
 _NAMES = [  # our name → the authors': substitutions made one after the other
     (r"^context\.slices\.(\d)\.channel\.", r"channel_context.\1.fushion."),
@@ -62,3 +65,16 @@ def split_checkpoint(
         model="RDEIC",
         hint="only the models that https://github.com/huai-chang/RDEIC links to fit",
     )
+
+
+def weight_file(tensors: Mapping[str, Tensor], sizes: PaperSizes[PaperConfig] = SIZES) -> bytes:
+    """Turn the authors' tensors into a weight file that encodes and decodes.
+
+    Raises:
+        WeightsError: As split_checkpoint does, for the control network too; diffusers isn't
+            installed; or the entropy model's weights are too large to be exact.
+    """
+    compression, control = split_checkpoint(tensors, sizes.compression)
+    with torch.device("meta"):
+        network = PaperNetwork(sizes)
+    return paper_file.pack(paper_file.assemble(network, compression, control), FAMILY)

@@ -1,0 +1,34 @@
+"""The authors' networks as a codec, for converted checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+from cdcodec.families.diffeic import paper_network
+from cdcodec.families.diffeic.codec import DiffeicCodec
+from cdcodec.latent import paper_codec
+from cdcodec.latent.walk import LatentWalk
+
+STEPS = 50
+"""What the authors take."""
+
+
+class PaperDiffeicCodec(paper_codec.PaperCodec, DiffeicCodec):
+    """See latent.paper_codec."""
+
+    decoders: ClassVar = {
+        name: replace(info, steps=STEPS) if info.steps else info
+        for name, info in DiffeicCodec.decoders.items()
+    }
+
+    @classmethod
+    def open(cls, path: Path, walk: LatentWalk, device: str) -> PaperDiffeicCodec:
+        """Read a weight file, and Stable Diffusion's.
+
+        Raises:
+            WeightsError: If one is missing, damaged or doesn't fit.
+            InputError: If the device isn't there.
+        """
+        return cls(*paper_codec.load(paper_network.read(path), walk, device))

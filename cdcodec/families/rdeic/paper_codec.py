@@ -1,0 +1,24 @@
+"""The authors' networks as a codec, for converted checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cdcodec.families.rdeic import paper_network
+from cdcodec.families.rdeic.codec import RdeicCodec
+from cdcodec.latent import paper_codec
+from cdcodec.latent.walk import LatentWalk
+
+
+class PaperRdeicCodec(paper_codec.PaperCodec, RdeicCodec):
+    """See latent.paper_codec; checkpoints are made for 2 or for 5 steps, as their names say."""
+
+    @classmethod
+    def open(cls, path: Path, walk: LatentWalk, device: str) -> PaperRdeicCodec:
+        """Read a weight file, and Stable Diffusion's.
+
+        Raises:
+            WeightsError: If one is missing, damaged or doesn't fit.
+            InputError: If the device isn't there.
+        """
+        return cls(*paper_codec.load(paper_network.read(path), walk, device))
