@@ -15,9 +15,9 @@ from torch import Tensor
 from cdcodec import families, weights
 from cdcodec.entropy.coder import Meter
 from cdcodec.errors import InputError, WeightsError
+from cdcodec.families.diffeic import objectives as diffeic_objectives
 from cdcodec.families.rdeic import config as rdeic_config
 from cdcodec.families.rdeic import network as rdeic_network
-from cdcodec.families.diffeic import objectives as diffeic_objectives
 from cdcodec.families.rdeic import objectives as rdeic_objectives
 from cdcodec.latent import objectives, stages
 from cdcodec.latent.codec import LatentCodec
@@ -226,5 +226,3 @@ def test_a_prior_cannot_encode(photograph: np.ndarray) -> None:
 
     with pytest.raises(InputError, match="cannot code by themselves"):
         api.encode(Image.fromarray(photograph), model="latent-tiny", offline=True)
-
-

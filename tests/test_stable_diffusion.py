@@ -19,51 +19,24 @@ from cdcodec.nn import stable_diffusion_names as names
 from cdcodec.nn import stable_diffusion_prompt, stable_diffusion_unet
 from cdcodec.nn.control import Control, controlled_noise
 from cdcodec.nn.stable_diffusion import SCALE, StableDiffusion, unet_network, vae_network
-from cdcodec.nn.stable_diffusion_config import ControlConfig, SdConfig
+from cdcodec.nn.stable_diffusion_config import SD21_BASE, TINY, SdConfig
+from cdcodec.nn.stable_diffusion_config import TINY_CONTROL as CONTROL
 from cdcodec.nn.stable_diffusion_unet import SdUnet, control_half
 from cdcodec.nn.unet import predict_noise
+from tests import random_sd
+from tests.random_sd import seeded
 from tests.reference_fill import fill
 
 diffusers = pytest.importorskip("diffusers")
 
 FOLDER = Path(__file__).parent
-WIDTHS = (8, 16, 24, 24)
-CONTROL = ControlConfig((4, 6, 8, 8), head_channels=2, context=12, frequencies=8, condition=32)
-
-
-def seeded(make):
-    """Return what make returns under a fixed random state, which is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return make()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder in the layout of diffusers, of tiny networks with random weights."""
     path = tmp_path_factory.mktemp("sd")
-    unet = seeded(
-        lambda: diffusers.UNet2DConditionModel(
-            block_out_channels=WIDTHS,
-            attention_head_dim=(1, 2, 3, 3),
-            cross_attention_dim=12,
-            norm_num_groups=4,
-            use_linear_projection=True,
-        )
-    )
-    vae = seeded(
-        lambda: diffusers.AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(4, 8, 8, 12),
-            layers_per_block=2,
-            norm_num_groups=2,
-        )
-    )
-    unet.save_pretrained(path / "unet")
-    vae.save_pretrained(path / "vae")
-    prompt = {"empty_prompt": seeded(lambda: torch.randn(1, 77, 12))}
-    save_file(prompt, path / "empty_prompt.safetensors")
+    random_sd.write(path)
     return path
 
 
@@ -116,6 +89,12 @@ def test_rows_compute_exactly_what_diffusers_does(prior, original, z):
     torch.testing.assert_close(predict_noise(prior.unet, z, t), expected)
     assert len(prior.unet.shape.inputs) == len(prior.unet.shape.outputs) == 12
     assert prior.unet.shape.outputs == (24,) * 7 + (16,) * 3 + (8,) * 2
+    assert prior.latent_channels == 4
+
+
+@pytest.mark.parametrize("config", [TINY, SD21_BASE], ids=["tiny", "full"])
+def test_widths_of_the_rows_are_known_without_the_network(config):
+    assert SdUnet(unet_network(config)).shape == config.unet_shape
 
 
 @torch.inference_mode()

@@ -19,7 +19,7 @@ from cdcodec.errors import InputError
 
 ANALYSIS_TILE = 1024
 ANALYSIS_MARGIN = 128
-"""Pixels around a tile that an encoder sees beside it; no family's receptive field reaches further."""
+"""Pixels around a tile that an encoder sees beside it; no receptive field reaches further."""
 
 OVERLAP = 128
 """Pixels that neighbouring tiles share when pictures are decoded."""
@@ -67,7 +67,7 @@ def analyse(
 
 
 def crop(y: Integers, window: tiling.Tile, stride: int, device: torch.device) -> Tensor:
-    """Return the part of integers y [..., h, w] that lies in a tile, as float32 [1, ..., h', w']."""
+    """Return the part of y [..., h, w] that lies in a tile, as float32 [1, ..., h', w']."""
     at = np.s_[
         ...,
         window.top // stride : (window.top + window.height) // stride,

@@ -91,7 +91,8 @@ def _decoding(name: str, options: Mapping[str, str]) -> Decoding:
     for key, text in options.items():
         if key not in _KINDS:
             raise InputError(
-                f"{name} has no option {key}", hint="it takes " + ", ".join(sorted([*_KINDS, "steps"]))
+                f"{name} has no option {key}",
+                hint="it takes " + ", ".join(sorted([*_KINDS, "steps"])),
             )
         try:
             values[key] = _KINDS[key](text)

@@ -100,7 +100,9 @@ def training(family: str) -> ModuleType:
 
 def _module(family: str) -> ModuleType:
     if family in TRAINED_APART:
-        raise InputError(f"weights of kind {family} are part of others and cannot code by themselves")
+        raise InputError(
+            f"weights of kind {family} are part of others and cannot code by themselves"
+        )
     if family not in FAMILIES:
         raise UnsupportedError(f"family {family} needs a newer cdcodec")
     return import_module(FAMILIES[family].module)

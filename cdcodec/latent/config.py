@@ -56,7 +56,7 @@ class LatentConfig:
     condition: int = 64
     anchors: int = 8
     points: int = 256
-    lambda_range: tuple[float, float] = (0.008, 5.0)
+    lambda_range: tuple[float, float] = (0.0015, 5.0)
 
     @property
     def sizes_of_prior(self) -> PriorConfig:

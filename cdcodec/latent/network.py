@@ -1,9 +1,9 @@
 """The compression module and control network of the small presets, as far as families share them.
 
-       y ─► · gain ─► y_g ──────────► space-channel context ─► ⌊y_g − mean⌉ ─► coded
-       │                                       ▲
-   hyper latent ─► coded ─► planes ─► h_s ─► hyper planes
-                            rate ────┘
+    y ─► · gain ─► y_g ──────────► space-channel context ─► ⌊y_g − mean⌉ ─► coded
+    │                                       ▲
+hyper latent ─► coded ─► planes ─► h_s ─► hyper planes
+                         rate ────┘
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from cdcodec.nn.context import HyperSynthesis, SpaceChannelContext
 from cdcodec.nn.control import Control
 from cdcodec.nn.device import autocast
 from cdcodec.nn.unet import DownHalf
-
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -216,9 +217,7 @@ def initial(preset: str, seed: int, batches: Batches) -> SmallPrior:
     kept = range(config.latent)
     for k in kept:
         encoder.head.weight[k, config.encoder[1] + k, 1, 1] = 1.0
-    decoder.linear.weight.copy_(
-        _tensor(basis[:, kept] * deviation[kept])[:, :, None, None]
-    )
+    decoder.linear.weight.copy_(_tensor(basis[:, kept] * deviation[kept])[:, :, None, None])
     decoder.linear.bias.copy_(_tensor(mean))
     return prior
 
@@ -252,7 +251,9 @@ def read(path: Path) -> SmallPrior:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {})[METADATA_KEY])
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-        config = {k: tuple(v) if isinstance(v, list) else v for k, v in metadata["config"].items()}
+        config: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in metadata["config"].items()
+        }
         prior = build(PriorConfig(**config))
         prior.load_state_dict(tensors, strict=True)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:

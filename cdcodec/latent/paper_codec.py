@@ -69,19 +69,24 @@ def load(
             f"these weights need those of Stable Diffusion: {error}",
             hint=f"cdcodec weights show {PRIOR} says how to get them",
         ) from error
-    prior = _prior(tuple(paths), network.sizes.prior, where, _is_compiled(where))
+    prior = load_prior(tuple(paths), network.sizes.prior, where, is_compiled(where))
     network.place(where, prior.unet.dtype, prior.unet.context)
     return prior, network.requires_grad_(False).eval(), walk, where
 
 
 @lru_cache(maxsize=1)
-def _prior(
+def load_prior(
     paths: tuple[Path, ...], sizes: SdConfig, device: torch.device, compiled: bool
 ) -> StableDiffusion:
-    """Load Stable Diffusion once for all models on it: it is ten times as large as they are."""
+    """Load Stable Diffusion once for all models on it: it is ten times as large as they are.
+
+    Raises:
+        WeightsError: A file is damaged or of another model; diffusers isn't installed.
+    """
     unet, vae, prompt = paths
     return StableDiffusion.load(unet, vae, prompt, sizes).place(device, compiled=compiled)
 
 
-def _is_compiled(device: torch.device) -> bool:
+def is_compiled(device: torch.device) -> bool:
+    """Tell whether the U-Net is to be compiled there; see load."""
     return device.type == "cuda" and os.environ.get("CDCODEC_COMPILE") == "1"

@@ -52,14 +52,17 @@ class JointConfig:
     """Weights of the joint stage.
 
     Attributes:
-        pixels: Of the squared error on -1..1 of the direct decode, beside that of z_c.
+        latent: Of the squared error of z_c.
+        pixels: Of the squared error on -1..1 of the direct decode. A latent's channels all weigh
+            the same, those of fine detail as well; without this, they get the bits.
         colour: Of the squared error of 8x8 block means in it, relative to the plain one.
         hue: Of the part of that error which isn't grey.
         noise: Of the noise estimation.
         rate_warmup_steps: Steps over which the rate term grows to its full weight.
     """
 
-    pixels: float = 8.0
+    latent: float = 0.3
+    pixels: float = 20.0
     colour: float = 2.0
     hue: float = 6.0
     noise: float = 1.0
@@ -113,7 +116,9 @@ class JointObjective(ABC):
         lam = lagrangian(self.network, u)
         self.step += 1
         rate_weight = min(1.0, 0.05 + self.step / max(1, config.rate_warmup_steps))
-        wanted = lam * (error + config.pixels * cast + config.noise * estimation)
+        wanted = lam * (
+            config.latent * error + config.pixels * cast + config.noise * estimation
+        )
         loss = ((rate_weight * coded.bpp + wanted) * balance(self.network, lam)).mean()
         return loss + coded.loss, {
             "loss": loss.item(),
@@ -126,9 +131,7 @@ class JointObjective(ABC):
             "psnr": psnr(x_c, x),
         }
 
-    def _noise_estimation(
-        self, z_0: Tensor, coded: Coded, generator: torch.Generator
-    ) -> Tensor:
+    def _noise_estimation(self, z_0: Tensor, coded: Coded, generator: torch.Generator) -> Tensor:
         """Return the weighted squared error of eps for each image [B]."""
         device = z_0.device
         strata = torch.randperm(len(z_0), generator=generator, device=device)
@@ -137,9 +140,7 @@ class JointObjective(ABC):
         eps = torch.randn(z_0.shape, generator=generator, device=device)
         z_t, target = self.diffuse(z_0, coded.z_c.detach(), eps, t)
         with autocast(device):
-            estimate = controlled_noise(
-                self.prior.unet, self.network.control, z_t, t, coded.hint
-            )
+            estimate = controlled_noise(self.prior.unet, self.network.control, z_t, t, coded.hint)
         return self.weight(t) * (estimate.float() - target).square().mean((1, 2, 3))
 
 
@@ -195,9 +196,7 @@ class ChainObjective(ABC):
         """Those of what turns latents into pixels, and only of that."""
 
     @abstractmethod
-    def sample(
-        self, z_c: Tensor, hint: Tensor, steps: int, generator: torch.Generator
-    ) -> Tensor:
+    def sample(self, z_c: Tensor, hint: Tensor, steps: int, generator: torch.Generator) -> Tensor:
         """Return z_0 [B, C, h, w] at the end of a chain of so many steps."""
 
     def modules(self) -> dict[str, nn.Module]:

@@ -24,8 +24,8 @@ from cdcodec.nn.losses import SCALES, SIGMA_MAX, SIGMA_MIN
 START_BLOCKS = 40_000
 STEP_SQUARED = 0.27
 """lambda times the square of the quantiser step that suits it: the slope of the high-rate model
-D = step^2 / 12, 6 dB a bit, for as many components as there are, where the error counts twice: in the
-latent and in the pixels."""
+D = step^2 / 12, 6 dB a bit, for as many components as there are, where the error counts twice: in
+the latent and in the pixels."""
 
 INDEX_PER_NAT = (SCALES - 1) / math.log(SIGMA_MAX / SIGMA_MIN)
 REST_DEVIATION = 0.05

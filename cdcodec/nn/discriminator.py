@@ -62,7 +62,9 @@ class Adversary:
         """Make one update on photographs and decoded pictures, and return its loss."""
         self.discriminator.requires_grad_(True)
         with autocast(real.device):
-            loss = hinge(self.discriminator(real, base).float(), self.discriminator(fake, base).float())
+            loss = hinge(
+                self.discriminator(real, base).float(), self.discriminator(fake, base).float()
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()

@@ -21,9 +21,7 @@ def karhunen_loeve(
     return mean, np.sqrt(np.maximum(values[order], 0)), vectors[:, order]
 
 
-def photograph_blocks(
-    batches: Callable[[], Tensor], side: int, count: int
-) -> NDArray[np.float32]:
+def photograph_blocks(batches: Callable[[], Tensor], side: int, count: int) -> NDArray[np.float32]:
     """Collect at least count blocks [n, 3 * side * side] of batches of crops, channel first."""
     blocks: list[Tensor] = []
     while sum(map(len, blocks)) < count:

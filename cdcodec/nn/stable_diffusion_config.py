@@ -129,7 +129,13 @@ TINY = SdConfig(
     vae_widths=(4, 8, 8, 8),
     vae_groups=2,
 )
-TINY_CONTROL = ControlConfig((4, 6, 8, 8), head_channels=2, context=12, frequencies=8, condition=32)
+TINY_CONTROL = ControlConfig(
+    widths=(4, 6, 36, 36),  # a group of one channel can't be normalised at one pixel
+    head_channels=2,
+    context=12,
+    frequencies=8,
+    condition=32,
+)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -30,9 +30,9 @@ class UnetShape:
 
 
 class BlockUnet(Protocol):
-    """A U-Net, block by block. Its evaluation is
+    """A U-Net, block by block.
 
-    emb = embed(t); h = z; for each input block: h = input(i, h, emb), kept as skip i;
+    Its evaluation: emb = embed(t); h = z; for each input block: h = input(i, h, emb), kept as skip i;
     h = middle(h, emb); for each output block, with the last skip that is left: h = output(i, h,
     skip, emb); eps = head(h).
     """
@@ -112,7 +112,8 @@ class SmallUnet(DownHalf):
         self.shape = UnetShape(tuple(widths), widths[-1], tuple(rising))
         self.joins = nn.ModuleList(conv(2 * width, width, kernel=1) for width in rising)
         self.rises = nn.ModuleList(
-            Stack(width, depth, condition) for width, depth in zip(rising, reversed(up), strict=True)
+            Stack(width, depth, condition)
+            for width, depth in zip(rising, reversed(up), strict=True)
         )
         self.grows = nn.ModuleList(Upsample(a, b) for a, b in zip(rising, rising[1:], strict=False))
         self.last = conv(widths[0], channels)

@@ -48,9 +48,7 @@ class PaperCodec:
         """Run g_a and h_a on pixels [H, W, 3]; see CdcWalk.code for what comes out."""
         height, width = pixels.shape[:2]
         compressor = self.network.compressor
-        y = pictures.analyse(
-            compressor.g_a, image.pad(pixels, STRIDE), Y_STRIDE, self.device
-        )
+        y = pictures.analyse(compressor.g_a, image.pad(pixels, STRIDE), Y_STRIDE, self.device)
         z = compressor.h_a(y[None].to(self.device)) - compressor.prior.medians
         rows, columns = y_shape(width, height)
         return {

@@ -43,9 +43,10 @@ class Sft(nn.Module):
 
     def forward(self, h: Tensor, guide: Tensor) -> Tensor:
         """Map h [B, C, h, w] to the same shape; guide [B, G, h', w'] is resized to it."""
-        resized = F.adaptive_avg_pool2d(guide, h.shape[-2:])
+        resized = F.adaptive_avg_pool2d(guide, (h.shape[-2], h.shape[-1]))
         scale, shift = self.leave(F.leaky_relu(self.enter(resized), 0.1)).chunk(2, 1)
-        return h * (1 + scale) + shift
+        tuned: Tensor = h * (1 + scale) + shift
+        return tuned
 
 
 class Analysis(nn.Module):
