@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -414,6 +415,7 @@ def full_prior(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         random_sd.register(folder)
         yield folder
     forget()
+    shutil.rmtree(folder)  # 4 GB, of which pytest would keep three
 
 
 def full_tensors(family: str) -> dict[str, Tensor]:

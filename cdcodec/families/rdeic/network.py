@@ -82,7 +82,9 @@ class RdeicNetwork(LatentNetwork):
         self.h_a = HyperAnalysis(config, config.code_channels)
         self.codebook = nn.Parameter(torch.randn(config.codes, config.code_channels))
         self.usage: Tensor
-        self.register_buffer("usage", torch.zeros(config.codes), persistent=False)
+        self.register_buffer(
+            "usage", torch.full((config.codes,), 1 / config.codes), persistent=False
+        )
 
     def analyse(self, x: Tensor, features: Tensor, z_0: Tensor) -> Tensor:
         """See LatentNetwork."""
@@ -125,7 +127,7 @@ class RdeicNetwork(LatentNetwork):
 
     def _revive(self, latent: Tensor, codes: Tensor, generator: torch.Generator) -> None:
         """Move codes that are hardly chosen to vectors that occur (Zheng and Vedaldi 2023)."""
-        if not self.training:
+        if not self.codebook.requires_grad:  # then it decides bits that must stay
             return
         count = torch.bincount(codes.flatten(), minlength=self.config.codes).float()
         self.usage.lerp_(count / count.sum(), 1 - USAGE_DECAY)
