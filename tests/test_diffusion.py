@@ -191,6 +191,29 @@ def test_ddpm_has_the_posterior_of_the_respaced_process(name):
         assert after_one_step(0.0, 0.0, 1.0) == pytest.approx(math.sqrt(variance[k - 1]), rel=1e-6)
 
 
+def test_the_relay_starts_from_content_variables_with_a_little_noise():
+    alpha_bar = schedules.scaled_linear().alpha_bar
+    z_c, fields = torch.full((1, 1, 1, 1), 2.0), [0.5, 3.0]
+    seen = []
+
+    def denoise(z_n, n):
+        seen.append((n, z_n.item()))
+        return z_n - 1
+
+    def noise(number):
+        return torch.full((1, 1, 1, 1), fields[number])
+
+    indices = schedules.spaced_timesteps(2, 300)
+    z_0 = samplers.relay(denoise, z_c, indices, alpha_bar, noise)
+    # The values that the authors' code has at N = 300: 0.76953 and 0.63861.
+    assert seen[0] == (299, pytest.approx(0.76953 * 2.0 + 0.63861 * 0.5, abs=1e-5))
+    again = samplers.ddpm(denoise, torch.tensor(seen[0][1]), indices, alpha_bar, noise)
+    assert z_0.item() == pytest.approx(again.item(), rel=1e-6)
+    assert samplers.relay(denoise, z_c, [299], alpha_bar, noise).item() == pytest.approx(
+        seen[0][1] - 1
+    )
+
+
 def test_ddpm_asks_for_fresh_noise_at_every_step_but_the_last(cosine, image):
     draws = []
 
