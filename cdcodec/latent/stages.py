@@ -116,9 +116,7 @@ class JointObjective(ABC):
         lam = lagrangian(self.network, u)
         self.step += 1
         rate_weight = min(1.0, 0.05 + self.step / max(1, config.rate_warmup_steps))
-        wanted = lam * (
-            config.latent * error + config.pixels * cast + config.noise * estimation
-        )
+        wanted = lam * (config.latent * error + config.pixels * cast + config.noise * estimation)
         loss = ((rate_weight * coded.bpp + wanted) * balance(self.network, lam)).mean()
         return loss + coded.loss, {
             "loss": loss.item(),

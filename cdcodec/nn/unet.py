@@ -32,8 +32,8 @@ class UnetShape:
 class BlockUnet(Protocol):
     """A U-Net, block by block.
 
-    Its evaluation: emb = embed(t); h = z; for each input block: h = input(i, h, emb), kept as skip i;
-    h = middle(h, emb); for each output block, with the last skip that is left: h = output(i, h,
+    Its evaluation: emb = embed(t); h = z; for each input block, h = input(i, h, emb), kept as skip
+    i; h = middle(h, emb); for each output block, with the last skip that is left, h = output(i, h,
     skip, emb); eps = head(h).
     """
 
