@@ -307,7 +307,8 @@ def test_a_codec_that_cannot_run_here_is_left_out_with_a_note(
         (("--tasks", "poems"), 3, "poems"),
         (("--bpp", "0.1,x"), 2, "'0.1,x' is not a list of numbers, with commas"),
         (("--bpp", "0"), 2, "not a list"),
-        (("--steps", "0"), 2, "not a list"),
+        (("--steps", "1001"), 2, "not a list"),
+        (("--codec", "cdc-tiny:steps=2/two"), 3, "0/2/5"),
         (("--codec", "webp", "--reference", "jpeg"), 3, "jpeg"),
     ],
 )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -153,6 +153,17 @@ def converted(
         patch.setattr(convert, "weight_file", small)
         tensors = authors_tensors(family, network)
         yield converted_by_the_command(family, tensors, tmp_path_factory.mktemp(family), prior)
+
+
+Exact: TypeAlias = tuple[PaperNetwork[Any], StableDiffusion]
+
+
+@pytest.fixture(scope="module")
+def exact(converted: Converted) -> Exact:
+    """The networks as they are read, in float32 and beside no codec."""
+    network, prior = converted.read(), StableDiffusion.open(converted.prior)
+    network.place(torch.device("cpu"), torch.float32, prior.unet.context)
+    return network, prior
 
 
 @pytest.fixture(scope="module")
@@ -308,13 +319,12 @@ def test_margins_are_black_as_the_authors_make_them(
 @pytest.mark.parametrize(("steps", "guidance"), [(0, 1.0), (2, 1.0), (2, 1.5)])
 @torch.no_grad()
 def test_pixels_are_those_of_the_networks_in_float32(
-    converted: Converted, photograph: Image.Image, steps: int, guidance: float
+    converted: Converted, exact: Exact, photograph: Image.Image, steps: int, guidance: float
 ) -> None:
     codec, pixels = converted.codec, np.array(photograph)
     latents = codec.walk.code(Meter(), codec.quantise(codec.analyse(pixels), 0), 128, 64, 0)
     (hyper,) = (torch.from_numpy(latents[name])[None] for name in latents if name != "y")
-    network, prior = converted.read(), StableDiffusion.open(converted.prior)
-    network.place(torch.device("cpu"), torch.float32, prior.unet.context)
+    network, prior = exact
     y_hat = torch.from_numpy(latents["y"])[None] / 64
     z_c, hint = network.synthesise(y_hat, network.planes(hyper), torch.zeros(1))
 
