@@ -669,11 +669,17 @@ def _checked(weight_set: WeightSet, file: WeightFile, *, thorough: bool) -> Path
     return path
 
 
+_NO_HASH_HINTS = {
+    BUNDLED: "export the weights first",
+    LOCAL: "it is yours to provide: cdcodec weights show NAME says from where",
+}
+
+
 def _require_hash(file: WeightFile) -> None:
     if not file.sha256:
         raise WeightsError(
             f"the registry has no sha256 of {file.name}, so it cannot be trusted",
-            hint="export the weights first" if file.location == BUNDLED else None,
+            hint=_NO_HASH_HINTS.get(file.location),
         )
 
 
