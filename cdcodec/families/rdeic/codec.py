@@ -9,10 +9,8 @@ from torch import Tensor
 from cdcodec.codec import DecoderInfo, Decoding, Progress
 from cdcodec.diffusion import samplers, schedules
 from cdcodec.diffusion.prediction import Denoiser
+from cdcodec.families.rdeic.config import RELAY
 from cdcodec.latent.codec import Draw, LatentCodec
-
-RELAY = 300
-"""Step of 1,000 at which decoding starts: N in the paper, the same in all its models."""
 
 
 class RdeicCodec(LatentCodec):

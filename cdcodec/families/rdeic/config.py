@@ -8,6 +8,9 @@ from cdcodec.latent.config import LatentConfig
 
 FAMILY = "rdeic"
 
+RELAY = 300
+"""Step of 1,000 at which decoding starts: N in the paper, the same in all its models."""
+
 
 @dataclass(frozen=True)
 class RdeicConfig(LatentConfig):
@@ -17,13 +20,13 @@ class RdeicConfig(LatentConfig):
         codes: Entries of the hyper latent's codebook (paper: 16,384), a power of two.
         code_channels: Their length.
         hint: Channels of the guide features that the control network sees.
-        relay: Step of 1,000 at which decoding starts, N in the paper.
+        relay: RELAY, as files say it; the decoder takes no other.
     """
 
     codes: int = 1024
     code_channels: int = 32
     hint: int = 64
-    relay: int = 300
+    relay: int = RELAY
 
 
 NANO = RdeicConfig()
