@@ -194,8 +194,10 @@ class ChainObjective(ABC):
         """Those of what turns latents into pixels, and only of that."""
 
     @abstractmethod
-    def sample(self, z_c: Tensor, hint: Tensor, steps: int, generator: torch.Generator) -> Tensor:
-        """Return z_0 [B, C, h, w] at the end of a chain of so many steps."""
+    def sample(
+        self, z_c: Tensor, hint: Tensor, steps: int, generator: torch.Generator
+    ) -> tuple[Tensor, float]:
+        """Return z_0 [B, C, h, w] of a chain of so many steps, and how much the loss counts."""
 
     def modules(self) -> dict[str, nn.Module]:
         """What a checkpoint has to keep beside the network."""
@@ -219,7 +221,7 @@ class ChainObjective(ABC):
         coded = self.network.code(x, features.float(), z_0, u, generator)
         lengths = config.chain_steps
         pick = int(torch.randint(len(lengths), (), generator=generator, device=x.device))
-        estimate = self.sample(coded.z_c.detach(), coded.hint, lengths[pick], generator)
+        estimate, weight = self.sample(coded.z_c.detach(), coded.hint, lengths[pick], generator)
         with torch.no_grad(), autocast(x.device):
             base = self.prior.decode(coded.z_c).clamp(-1, 1)
         with autocast(x.device):
@@ -247,6 +249,7 @@ class ChainObjective(ABC):
         if self.step > config.adversarial_start:
             loss = loss - config.adversarial * self.adversary.opinion(x_hat, base)
             logs["discriminator"] = self.adversary.learn(x, x_hat.detach(), base)
+        loss = weight * loss
         return loss, {"loss": loss.item(), **logs}
 
 

@@ -47,7 +47,9 @@ class FixedStepObjective(stages.ChainObjective):
         """Those of the control network."""
         return list(self.network.control.parameters())
 
-    def sample(self, z_c: Tensor, hint: Tensor, steps: int, generator: torch.Generator) -> Tensor:
+    def sample(
+        self, z_c: Tensor, hint: Tensor, steps: int, generator: torch.Generator
+    ) -> tuple[Tensor, float]:
         """Run the relay sampler."""
         relay = self.network.config.relay
         alpha_bar = self.schedule.alpha_bar
@@ -57,7 +59,7 @@ class FixedStepObjective(stages.ChainObjective):
 
         denoise = from_eps(lambda z_t, n: self.eps(z_t, n, hint), alpha_bar)
         indices = schedules.spaced_timesteps(steps, relay)
-        return samplers.relay(denoise, z_c, indices, alpha_bar, draw)
+        return samplers.relay(denoise, z_c, indices, alpha_bar, draw), 1.0
 
 
 def initial(preset: str, seed: int, batches: Callable[[], Tensor]) -> RdeicNetwork:
