@@ -2,6 +2,7 @@
 
 image ──load───► pixels ─analyse, quantise─► latents ─walk(Writer)─► chunk ─► container ─► bytes
 image ◄─Picture─ pixels ◄───synthesise────── latents ◄─walk(Reader)─ chunk ◄─ container ◄─ bytes
+                    └──────describe──► more latents ─walk.pack─► chunks of side information ─┘
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
@@ -18,16 +19,28 @@ import numpy as np
 from cdcodec import families, image, rate, weights
 from cdcodec.bitstream import container as box
 from cdcodec.bitstream.container import Chunk, ChunkType, Container, Header
-from cdcodec.codec import DecoderInfo, Decoding, Latents, Progress, Walk
+from cdcodec.codec import (
+    DecoderInfo,
+    Decoding,
+    Describing,
+    Enhancing,
+    Latents,
+    Progress,
+    SideWalk,
+    Walk,
+)
 from cdcodec.entropy.coder import Meter, Reader, Writer
-from cdcodec.errors import BitstreamError, InputError, OutOfReach
+from cdcodec.errors import BitstreamError, InputError, OutOfReach, WeightsError
 
 if TYPE_CHECKING:
     from PIL import Image
 
 DEFAULT_MODEL = "cdc-nano"
+DEFAULT_ENHANCER = "cgdm-nano"
 DEFAULT_BPP = 0.1
 METADATA = ("none", "icc", "all")
+SIDE = (ChunkType.CLUT, ChunkType.SYNTAX)
+"""Chunks of side information."""
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image"
 FileSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO"
@@ -133,9 +146,11 @@ def encode(
     model: str = DEFAULT_MODEL,
     steps: int | None = None,
     metadata: str = "icc",
+    tune: int = 0,
     device: str = "auto",
     max_pixels: int = box.MAX_PIXELS,
     offline: bool = False,
+    progress: Progress | None = None,
 ) -> Encoded:
     """Compress an image.
 
@@ -148,10 +163,13 @@ def encode(
         model: A weight set of the registry.
         steps: Denoising steps that the file asks its decoder for, 0..250; None is the model's.
         metadata: "none" (colours converted to sRGB), "icc", or "all" (ICC, EXIF and XMP).
+        tune: Iterations to spend on what the file tells its decoder of this very image, with
+            models that can.
         device: Where the networks run. Files may differ in a few bits between devices, but what is
             in one is read exactly on all of them.
         max_pixels: Larger images are refused.
         offline: Never fetch weights.
+        progress: Called after every such iteration.
 
     Raises:
         InputError: If the image can't be read.
@@ -179,6 +197,8 @@ def encode(
     pixels = width * height
     watch.lap("read")
     codec = families.load_codec(model, device, offline)
+    if tune and not isinstance(codec, Describing):
+        raise InputError(f"{model} has nothing to tune")
     watch.lap("load")
     analysis = codec.analyse(picture.pixels)
     watch.lap("analyse")
@@ -199,29 +219,51 @@ def encode(
     )
     extras = _metadata_chunks(picture)
 
-    def assemble(point: int, payload: bytes) -> bytes:
-        chunks = (Chunk(ChunkType.LATENTS, payload), *extras)
+    def assemble(point: int, payload: bytes, latents: Latents) -> bytes:
+        chunks = (Chunk(ChunkType.LATENTS, payload), *_pack(codec.walk, latents), *extras)
         return box.write(Container(replace(header, point=point), chunks))
 
-    def write(point: int) -> tuple[bytes, Writer]:
+    def write(point: int, told: Latents) -> _Draft:
         writer = Writer()
-        codec.walk.code(writer, codec.quantise(analysis, point), width, height, point)
-        return assemble(point, writer.finish()), writer
+        latents = codec.walk.code(writer, codec.quantise(analysis, point), width, height, point)
+        payload = writer.finish()
+        data = assemble(point, payload, {**latents, **told})
+        return _Draft(point, data, payload, latents, told, writer.bits)
 
-    def measure(point: int) -> int:
-        meter = Meter()
-        codec.walk.code(meter, codec.quantise(analysis, point), width, height, point)
-        # The coder's state costs up to one 32-bit word beyond the information content.
-        return fixed_bytes + -(-int(meter.total_bits) // 8) + 2
+    def fit(budget: int, told: Latents) -> _Draft:
+        """Return the largest file within a budget in bytes, if it is told this besides.
 
-    fixed_bytes = len(assemble(0, b""))
+        If even the smallest is too large, that is what comes back.
+        """
+        fixed_bytes = len(assemble(0, b"", told))
+
+        def measure(point: int) -> int:
+            meter = Meter()
+            codec.walk.code(meter, codec.quantise(analysis, point), width, height, point)
+            # The coder's state costs up to one 32-bit word beyond the information content.
+            return fixed_bytes + -(-int(meter.total_bits) // 8) + 2
+
+        draft = write(rate.search(measure, points, max(budget, 1)), told)
+        while len(draft.data) > budget and draft.point > 0:  # the Meter was a little too hopeful
+            draft = write(draft.point - 1, told)
+        return draft
+
+    def finish(draft: _Draft) -> _Draft:
+        """Add what can be told only when all else stands."""
+        if not isinstance(codec, Describing):
+            return draft
+        watch.lap("code")
+        told = codec.describe(picture.pixels, draft.latents, draft.point, tune, progress)
+        data = assemble(draft.point, draft.payload, {**draft.latents, **told})
+        watch.lap("describe")
+        return replace(draft, data=data, told=told)
+
     notes = list(picture.notes)
     points = codec.walk.rate_points
     if points == 1 and bpp is None and size is None:
         quality = 100  # there is one rate, so nobody need ask for it
     if quality is not None:
-        point = round(quality / 100 * (points - 1))
-        data, writer = write(point)
+        draft = finish(write(round(quality / 100 * (points - 1)), {}))
         target_bpp = None
     else:
         if size is None:
@@ -229,27 +271,31 @@ def encode(
             budget = int(target_bpp * pixels / 8)
         else:
             budget, target_bpp = int(size), 8 * size / pixels
-        point, data, writer = _fit(write, measure, points, budget)
-        if len(data) > budget:
-            smallest_bpp = 8 * len(data) / pixels
-            smallest = f"the smallest possible file has {len(data)} bytes, {smallest_bpp:.4f} bpp"
+        draft = finish(fit(budget, {}))
+        if draft.told:  # room was left for the longest, so there may be some for a higher point
+            other = fit(budget, draft.told)
+            if other.point > draft.point and len((other := finish(other)).data) <= budget:
+                draft = other
+        taken = len(draft.data)
+        if taken > budget:
+            smallest = f"the smallest possible file has {taken} bytes, {8 * taken / pixels:.4f} bpp"
             if bpp is not None or size is not None:
                 raise OutOfReach(
                     f"{budget} bytes are too few for this image and {model}", hint=smallest
                 )
             notes.append(f"{DEFAULT_BPP} bpp are too few for an image so small: {smallest}")
-        if point == points - 1 and len(data) < 0.96 * budget:
-            notes.append(f"{model} cannot use more than {8 * len(data) / pixels:.3f} bpp")
+        if draft.point == points - 1 and taken < 0.96 * budget:
+            notes.append(f"{model} cannot use more than {8 * taken / pixels:.3f} bpp")
     watch.lap("code")
     return Encoded(
-        data=data,
+        data=draft.data,
         width=width,
         height=height,
         model=model,
         family=family,
-        point=point,
+        point=draft.point,
         target_bpp=target_bpp,
-        bits=dict(writer.bits),
+        bits=dict(draft.bits),
         seconds=watch.seconds,
         notes=tuple(notes),
     )
@@ -313,6 +359,96 @@ def decode(
     )
 
 
+def enhance(
+    source: ImageSource,
+    decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
+    *,
+    model: str = DEFAULT_ENHANCER,
+    description: bytes = b"",
+    max_pixels: int = box.MAX_PIXELS,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Decoded:
+    """Make what another codec decoded look more natural; texture that is added is invented.
+
+    Args:
+        source: A JPEG, WebP, AVIF, ...: a path, a file's bytes, an open file or a Pillow image.
+        decoding: As in decode.
+        model: A weight set whose decoder can work on any picture.
+        description: What describe said of the original; empty if there is none.
+        max_pixels: Larger images are refused.
+        offline: Never fetch weights.
+        progress: Called after every denoising step.
+
+    Raises:
+        InputError: If the image can't be read, or the model can't do it.
+        BitstreamError: If the description isn't one, or is for another model.
+        WeightsError: If the weights can't be had.
+    """
+    watch = _Stopwatch()
+    picture = image.load(source, max_pixels=max_pixels)
+    watch.lap("read")
+    codec = _enhancer(model, decoding.device, offline)
+    decoding = _resolve(decoding, codec.decoders, next(iter(codec.decoders.values())).steps)
+    watch.lap("load")
+    pixels = codec.enhance(picture.pixels, description, decoding, progress)
+    watch.lap("synthesise")
+    assert decoding.steps is not None
+    assert decoding.decoder is not None
+    return Decoded(
+        picture=replace(picture, pixels=pixels),
+        model=model,
+        family=weights.find(model).family,
+        decoder=decoding.decoder,
+        steps=decoding.steps,
+        seed=decoding.seed,
+        device=str(codec.device),
+        seconds=watch.seconds,
+    )
+
+
+def describe(
+    reference: ImageSource,
+    source: ImageSource,
+    *,
+    model: str = DEFAULT_ENHANCER,
+    tune: int = 0,
+    device: str = "auto",
+    max_pixels: int = box.MAX_PIXELS,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> bytes:
+    """Return a few bytes that tell `enhance` what an original has and its decoded picture lacks.
+
+    Args:
+        reference: The original.
+        source: The decoded picture, of the same size.
+        model: As in enhance.
+        tune: Iterations to spend on it.
+        device: Where the networks run.
+        max_pixels: Larger images are refused.
+        offline: Never fetch weights.
+        progress: Called after every iteration.
+
+    Raises:
+        InputError: If an image can't be read, sizes differ, or the model can't do it.
+        WeightsError: If the weights can't be had.
+    """
+    original, decoded = (image.load(each, max_pixels=max_pixels) for each in (reference, source))
+    if original.pixels.shape != decoded.pixels.shape:
+        sizes = (f"{each.pixels.shape[1]}x{each.pixels.shape[0]}" for each in (original, decoded))
+        raise InputError("the reference has {} pixels, the picture {}".format(*sizes))
+    codec = _enhancer(model, device, offline)
+    return codec.describe_picture(original.pixels, decoded.pixels, tune, progress)
+
+
+def _enhancer(model: str, device: str, offline: bool) -> Enhancing:
+    codec = families.load_codec(model, device, offline)
+    if not isinstance(codec, Enhancing):
+        raise InputError(f"{model} can't enhance pictures", hint=f"{DEFAULT_ENHANCER} can")
+    return codec
+
+
 def info(
     source: FileSource,
     *,
@@ -328,12 +464,11 @@ def info(
     data = read_bytes(source)
     file = box.read(data, max_pixels=max_pixels)
     header = file.header
-    known = {s.model_id: s.name for s in weights.load_registry().values()}
     payload_bytes = sum(len(chunk.payload) for chunk in file.chunks)
     described = FileInfo(
         format_version=box.FORMAT_VERSION,
         family=families.by_number(header.family),
-        model=known.get(header.model_id.hex()),
+        model=_model_of(header.model_id),
         model_id=header.model_id.hex(),
         width=header.width,
         height=header.height,
@@ -350,6 +485,14 @@ def info(
     _model, walk = _open_walk(file, described.family, offline)
     _latents, reader = _read_latents(file, walk)
     return replace(described, symbols_sha256=reader.digest(), bits=dict(reader.bits))
+
+
+def _model_of(model_id: bytes) -> str | None:
+    """Return the name of the weight set that decoding would use, or None if there is none."""
+    try:
+        return weights.by_model_id(model_id).name
+    except WeightsError:
+        return None
 
 
 def read_bytes(source: FileSource) -> bytes:
@@ -374,22 +517,30 @@ def read_bytes(source: FileSource) -> bytes:
     return data
 
 
-def _fit(
-    write: Callable[[int], tuple[bytes, Writer]],
-    measure: Callable[[int], int],
-    points: int,
-    budget: int,
-) -> tuple[int, bytes, Writer]:
-    """Return (point, file, its Writer) with the largest file within the budget in bytes.
+@dataclass(frozen=True)
+class _Draft:
+    """A file at some rate point, and what it was made of.
 
-    If even the smallest is too large, that is what comes back.
+    Attributes:
+        payload: Of its latents chunk.
+        latents: What the walk returned.
+        told: What stands beside them, as far as it is known.
+        bits: Information content per latent name.
     """
-    point = rate.search(measure, points, max(budget, 1))
-    data, writer = write(point)
-    while len(data) > budget and point > 0:  # the Meter was a byte or two too hopeful
-        point -= 1
-        data, writer = write(point)
-    return point, data, writer
+
+    point: int
+    data: bytes
+    payload: bytes
+    latents: Latents
+    told: Latents
+    bits: Mapping[str, float]
+
+
+def _pack(walk: Walk, latents: Latents) -> tuple[Chunk, ...]:
+    """Return the chunks of side information, where the family has any."""
+    if not isinstance(walk, SideWalk):
+        return ()
+    return tuple(Chunk(kind, payload) for kind, payload in walk.pack(latents).items())
 
 
 def _open_walk(file: Container, family: str, offline: bool) -> tuple[str, Walk]:
@@ -398,7 +549,7 @@ def _open_walk(file: Container, family: str, offline: bool) -> tuple[str, Walk]:
     if weight_set.family != family:
         raise BitstreamError(f"file is of family {family}, but its weights are {weight_set.name}")
     needed = families.FAMILIES[family].chunks
-    for kind in (ChunkType.CLUT, ChunkType.SYNTAX):
+    for kind in SIDE:
         name = kind.name.lower()
         if kind in needed and file.chunk(kind) is None:
             raise BitstreamError(f"file has no {name} chunk, which {family} needs")
@@ -417,6 +568,9 @@ def _read_latents(file: Container, walk: Walk) -> tuple[Latents, Reader]:
     reader = Reader(payload)
     latents = walk.code(reader, None, header.width, header.height, header.point)
     reader.finish()
+    if isinstance(walk, SideWalk):
+        side = {ChunkType(chunk.type): chunk.payload for chunk in file.chunks if chunk.type in SIDE}
+        latents = {**latents, **walk.unpack(side)}
     return latents, reader
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cdcodec.bitstream.container import ChunkType
 from cdcodec.entropy.coder import Coder
 
 IntArray = NDArray[np.int32]
@@ -87,6 +88,21 @@ class Walk(Protocol):
         """
 
 
+@runtime_checkable
+class SideWalk(Walk, Protocol):
+    """The walk of a family whose files have side information in chunks of its own."""
+
+    def pack(self, latents: Latents) -> Mapping[ChunkType, bytes]:
+        """Return the payloads of those chunks; of what isn't among the latents, the longest."""
+
+    def unpack(self, chunks: Mapping[ChunkType, bytes]) -> Latents:
+        """Return the latents that pack made chunks of.
+
+        Raises:
+            BitstreamError: If they aren't such chunks.
+        """
+
+
 class Codec(Protocol):
     """A family with its weights loaded."""
 
@@ -118,3 +134,57 @@ class Codec(Protocol):
         progress: Progress | None = None,
     ) -> Pixels:
         """Decode what the walk returned to pixels [height, width, 3]; steps and decoder are set."""
+
+
+@runtime_checkable
+class Describing(Protocol):
+    """A codec that, when all else of a file stands, tells the decoder more about the original."""
+
+    def describe(
+        self,
+        pixels: Pixels,
+        latents: Latents,
+        point: int,
+        tune: int,
+        progress: Progress | None = None,
+    ) -> Latents:
+        """Return latents that go beside those of the walk.
+
+        Args:
+            pixels: The original [H, W, 3].
+            latents: What the walk returned.
+            point: Rate point.
+            tune: Iterations to spend on this very image.
+            progress: Called with (iterations done, iterations in all).
+        """
+
+
+@runtime_checkable
+class Enhancing(Protocol):
+    """A codec whose decoder can work on pictures that other codecs decoded."""
+
+    @property
+    def decoders(self) -> Mapping[str, DecoderInfo]:
+        """See Codec."""
+
+    @property
+    def device(self) -> object:
+        """See Codec."""
+
+    def describe_picture(
+        self, original: Pixels, decoded: Pixels, tune: int, progress: Progress | None = None
+    ) -> bytes:
+        """Return what to tell `enhance` about an original, a few bytes."""
+
+    def enhance(
+        self,
+        decoded: Pixels,
+        description: bytes,
+        decoding: Decoding,
+        progress: Progress | None = None,
+    ) -> Pixels:
+        """Return a more natural picture [H, W, 3]; without a description (b"") a likely one.
+
+        Raises:
+            BitstreamError: If the description isn't one.
+        """

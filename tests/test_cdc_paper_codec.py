@@ -212,7 +212,7 @@ def test_a_user_without_a_home_has_the_weights_of_the_installation(
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(weights, "cache_dir", homeless)
+    monkeypatch.setattr(weights.places, "cache_dir", homeless)
     assert weights.load_registry() == weights.load_registry(REGISTRY)
 
 

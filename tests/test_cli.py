@@ -880,7 +880,8 @@ def test_a_file_of_the_user_is_added_and_then_listed_as_here(
     data = Path("small.cdc").read_bytes()
     file = replace(file, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
     sets["lpips-squeeze"] = replace(sets["lpips-squeeze"], files=(file,))
-    monkeypatch.setattr(weights, "load_registry", lambda *_path: sets)
+    for module in (weights, weights.registry):
+        monkeypatch.setattr(module, "load_registry", lambda *_path: sets)
     monkeypatch.setenv("CDCODEC_CACHE", str(tmp_path / "cache"))
     assert main(["weights", "add", "lpips-squeeze", "small.cdc"]) == 0
     kept = Path(capsys.readouterr().out.strip())

@@ -84,7 +84,8 @@ def test_every_bundled_set_has_the_id_that_files_will_carry(subject: Subject) ->
     for entry in weights.load_registry().values():
         if entry.family == subject.family and entry.files[0].location == weights.BUNDLED:
             (path, *_) = weights.resolve(entry.name, offline=True)
-            assert families.open_walk(entry.family, path).model_id.hex() == entry.model_id
+            walk = families.open_walk(entry.family, path, entry.base)
+            assert walk.model_id.hex() == entry.model_id
     assert len(subject.walk.model_id) == 4
     assert 1 <= subject.walk.rate_points <= 256
 

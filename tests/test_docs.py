@@ -152,6 +152,7 @@ def test_blocks_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """All in one folder, in their order: what a reader would do."""
     photo = Image.fromarray(skimage.data.coffee()).resize((256, 176))
     photo.save(tmp_path / "photo.jpg", quality=95)
+    photo.save(tmp_path / "original.png")
     environment = command_on_path(tmp_path)
     monkeypatch.chdir(tmp_path)
     blocks = RUNNABLE.findall(README)

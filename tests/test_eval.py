@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from cdcodec import api
+from cdcodec import api, families
 from cdcodec.cli.__main__ import main
 from cdcodec.codec import Pixels
 from cdcodec.errors import InputError
@@ -56,6 +56,9 @@ class Halving:
         self.fault = ""
         self.fails_at: int | None = None
         self.part = 1.0
+
+    def check_steps(self, steps: Sequence[int]) -> None:
+        pass
 
     def encode(self, pixels: Pixels, bpp: float) -> Compressed:
         if self.files == self.fails_at:
@@ -309,6 +312,17 @@ def test_a_codec_that_cannot_run_here_is_left_out_with_a_note(
         (("--bpp", "0"), 2, "not a list"),
         (("--steps", "1001"), 2, "not a list"),
         (("--codec", "cdc-tiny:steps=2/two"), 3, "0/2/5"),
+        (("--codec", "cdc-tiny:steps=0"), 3, "ddim of cdc-tiny takes 1 to 1000 steps, not 0"),
+        (
+            ("--codec", "cdc-tiny", "--steps", "5,0,1"),
+            3,
+            "hint: try --codec cdc-tiny:steps=1/5",
+        ),
+        (
+            ("--codec", "webp", "--codec", "rdeic-tiny:decoder=direct"),
+            3,
+            "direct of rdeic-tiny takes only 0 steps, not 1, 5",
+        ),
         (("--codec", "webp", "--reference", "jpeg"), 3, "jpeg"),
     ],
 )
@@ -321,7 +335,24 @@ def test_what_cannot_be_done_is_said_before_anything_is_measured(
 ) -> None:
     assert evaluate(folder, *arguments) == code
     assert said in capsys.readouterr().err
-    assert not (folder.parent / "report" / run.ROWS).exists()
+    assert not (folder.parent / "report").exists()
+
+
+def test_numbers_of_steps_matter_to_codecs_that_have_steps_only(folder: Path) -> None:
+    assert evaluate(folder, "--codec", "webp", "--bpp", f"{WEBP_BPP:g}", "--steps", "0") == 0
+
+
+def test_a_report_that_is_complete_needs_no_networks(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["--codec", "cdc-tiny:steps=1", "--bpp", "8"]  # out of reach, so quickly done
+    assert evaluate(folder, *arguments) == 0
+
+    def load_codec(*_arguments: object) -> None:
+        raise AssertionError("networks are loaded")
+
+    monkeypatch.setattr(families, "load_codec", load_codec)
+    assert evaluate(folder, *arguments) == 0
 
 
 def test_a_missing_library_is_said_before_anything_is_measured(

@@ -54,7 +54,7 @@ def add_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Make a file of tensors the registered weights of a set, and add it to the cache."""
     monkeypatch.setenv("CDCODEC_CACHE", str(tmp_path / "cache"))
     sets = weights.load_registry(weights.registry_path())
-    monkeypatch.setattr(weights, "load_registry", lambda: sets)
+    monkeypatch.setattr(weights.registry, "load_registry", lambda: sets)
 
     def add(name: str, tensors: dict[str, torch.Tensor]) -> None:
         path = tmp_path / f"{name}.safetensors"

@@ -399,7 +399,7 @@ def test_a_downloaded_folder_is_added_as_a_weight_set(with_text, tmp_path, monke
     files = tuple(replace(file, sha256="", bytes=0) for file in registered.files)
     registry = tmp_path / "registry.toml"
     weights.register(registry, replace(registered, files=files))
-    monkeypatch.setattr(weights, "registry_path", lambda: registry)
+    monkeypatch.setattr(weights.places, "registry_path", lambda: registry)
     monkeypatch.setenv("CDCODEC_CACHE", str(tmp_path / "cache"))
     (with_text / "empty_prompt.safetensors").unlink()
     for _ in range(2):  # the second time nothing new is made

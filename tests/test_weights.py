@@ -2,6 +2,7 @@ import functools
 import hashlib
 import http.server
 import io
+import json
 import os
 import re
 import subprocess
@@ -16,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from cdcodec import weights
+from cdcodec.cli.__main__ import main
 from cdcodec.errors import WeightsError
-from cdcodec.weights import WeightFile, WeightSet
+from cdcodec.weights import WeightFile, WeightSet, download, places
 
 CONTENT = {"a.safetensors": b"first file " * 200_000, "b.safetensors": b"second file"}
 HUB = "https://hub.example/models/resolve/0123abcd/"
@@ -384,7 +386,7 @@ def test_plain_http_is_refused():
 
 
 def test_a_redirect_out_of_https_is_refused():
-    handler = weights._HttpsRedirects()
+    handler = download._HttpsRedirects()
     request = urllib.request.Request("https://hub.example/a")
     step = functools.partial(handler.redirect_request, request, io.BytesIO(), 302, "Found", {})
     assert step("https://cdn.example/a").full_url == "https://cdn.example/a"
@@ -449,7 +451,7 @@ def bundled_set(monkeypatch, tmp_path, data=CONTENT["b.safetensors"]):
     (tmp_path / "bundled").mkdir()
     path = tmp_path / "bundled" / "b.safetensors"
     path.write_bytes(data)
-    monkeypatch.setattr(weights, "__file__", str(tmp_path / "weights.py"))
+    monkeypatch.setattr(places, "PACKAGE", tmp_path)
     yield (
         path,
         registry_of(weight_set("ours", (remote_file("b.safetensors", location=weights.BUNDLED),))),
@@ -587,7 +589,7 @@ def sd_like_folder(folder):
 def test_a_folder_adds_all_files_that_it_has(tmp_path, monkeypatch, known):
     described = sd_like_set(known)
     weights.register(tmp_path / "weights.toml", described)
-    monkeypatch.setattr(weights, "registry_path", lambda: tmp_path / "weights.toml")
+    monkeypatch.setattr(places, "registry_path", lambda: tmp_path / "weights.toml")
     assert weights.find("theirs") == described
     folder = sd_like_folder(tmp_path / "copy")
     (folder / "vae" / "model.safetensors").unlink()
@@ -605,7 +607,7 @@ def test_a_folder_adds_all_files_that_it_has(tmp_path, monkeypatch, known):
 @pytest.mark.parametrize("known", [True, False])
 def test_a_file_is_known_by_its_place_and_never_taken_for_another(tmp_path, monkeypatch, known):
     weights.register(tmp_path / "weights.toml", sd_like_set(known))
-    monkeypatch.setattr(weights, "registry_path", lambda: tmp_path / "weights.toml")
+    monkeypatch.setattr(places, "registry_path", lambda: tmp_path / "weights.toml")
     folder = sd_like_folder(tmp_path / "copy")
     monkeypatch.chdir(folder / "vae")
     assert weights.add("theirs", Path("model.safetensors")).stat().st_size == 90
@@ -732,6 +734,39 @@ def test_registered_sets_are_read_back_in_order(tmp_path):
     assert path.read_text().startswith("# a head\n\n# of two parts\n\n[first]\n")
 
 
+def test_a_set_may_name_the_one_whose_pictures_it_works_on(tmp_path):
+    path = tmp_path / "weights.toml"
+    plain, on_top = weight_set("plain"), weight_set("on-top", base="plain")
+    weights.register(path, plain)
+    weights.register(path, on_top)
+    assert path.read_text().count("base = ") == 1
+    assert weights.load_registry(path) == registry_of(plain, on_top)
+    assert weights.load_registry(path)["plain"].base == ""
+
+
+def test_only_the_files_of_the_set_itself_are_resolved(hub):
+    base = weight_set("base", (remote_file("a.safetensors"),))
+    on_top = weight_set("on-top", (remote_file("b.safetensors"),), base="base")
+    (path,) = weights.resolve("on-top", registry=registry_of(base, on_top), opener=hub)
+    assert path.read_bytes() == CONTENT["b.safetensors"]
+
+
+def test_a_base_is_shown(monkeypatch, tmp_path, capsys):
+    path = tmp_path / "weights.toml"
+    weights.register(path, weight_set("plain"))
+    weights.register(path, weight_set("on-top", base="plain"))
+    monkeypatch.setattr(places, "registry_path", lambda: path)
+    assert main(["weights", "show", "on-top"]) == 0
+    assert ["base", "plain"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert main(["weights", "show", "plain"]) == 0
+    assert "base" not in capsys.readouterr().out
+    assert main(["weights", "show", "on-top", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["base"] == "plain"
+    assert main(["weights", "list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["weights"]
+    assert [each["base"] for each in listed] == ["", "plain"]
+
+
 SOUND = """
 [x]
 family = "cdc"
@@ -761,6 +796,9 @@ location = "bundled"
         ("[x", '["../x"', "no plain name", None),
         ("[x]", "[x", "cannot read the registry", None),
         (SOUND, "x = 1", "not a table", None),
+        ('"us"', '"us"\nbase = "../x"', "no plain name", None),
+        ('"us"', '"us"\nbase = 1', "base of weight set x is not of type str", None),
+        ('"us"', '"us"\nbases = "y"', "unknown key 'bases'", "did you mean base?"),
         ('"us"', '"us"\nmeasured = {a = "b"}', "not a number", None),
         ('"us"', '"us"\nmeasured = {a = true}', "not a number", None),
         ('"us"', '"us"\nmeasured = {a = nan}', "not finite", None),
@@ -783,7 +821,7 @@ def test_a_registry_that_says_what_it_may_not_is_a_weights_error(
 def test_a_missing_registry_is_a_weights_error(monkeypatch, tmp_path):
     with pytest.raises(WeightsError, match="cannot read the registry"):
         weights.load_registry(tmp_path / "none.toml")
-    monkeypatch.setattr(weights, "__file__", str(tmp_path / "package" / "weights.py"))
+    monkeypatch.setattr(places, "PACKAGE", tmp_path / "package")
     with pytest.raises(WeightsError, match="missing from the installation"):
         weights.load_registry()
 

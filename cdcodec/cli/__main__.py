@@ -26,6 +26,7 @@ BROKEN_PIPE = 141
 COMMANDS = {
     "encode": "Compress an image.",
     "decode": "Turn a compressed file back into an image.",
+    "enhance": "Make another codec's picture look more natural.",
     "info": "Say what a compressed file holds.",
     "weights": "List, fetch, add, verify and convert trained weights.",
     "eval": "Compare codecs on real files.",

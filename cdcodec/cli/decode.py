@@ -5,13 +5,16 @@ from __future__ import annotations
 import difflib
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cdcodec.cli import console, files
 from cdcodec.cli.console import PATH, Number, Talk
 from cdcodec.errors import InputError
+
+if TYPE_CHECKING:
+    from cdcodec.api import Decoded
 
 DEFAULT_FORMAT = "png"
 _SUFFIXES = {"jpeg": ".jpg"}
@@ -123,7 +126,7 @@ def command(
     suffix = _SUFFIXES.get(format, f".{format}")
     target = files.target(source, output, suffix, overwrite=overwrite)
 
-    from cdcodec import api, image
+    from cdcodec import api
     from cdcodec.codec import Decoding
 
     choices = {
@@ -137,6 +140,13 @@ def command(
     limits: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max_pixels}
     with talk.bar("decoding", unit="steps") as bar:
         decoded = api.decode(opened, Decoding(device=device, **chosen), progress=bar, **limits)
+    deliver(talk, decoded, source, target, format)
+
+
+def deliver(talk: Talk, decoded: Decoded, source: str, target: files.Target, format: str) -> None:
+    """Write a decoded picture, and say so."""
+    from cdcodec import image
+
     picture = decoded.picture
     start = time.perf_counter()
     with target.open() as fp:

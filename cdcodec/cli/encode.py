@@ -67,6 +67,13 @@ def _complete_models(
     show_default=True,
     help="What to keep: nothing (colours become sRGB), the colour profile, or EXIF and XMP too.",
 )
+@click.option(
+    "--tune",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Iterations to spend on what the file says of this very image, with models that can.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @console.machine_options
 @console.talk_options
@@ -79,6 +86,7 @@ def command(
     model: str | None,
     steps: int | None,
     metadata: str,
+    tune: int,
     overwrite: bool,
     device: str,
     verbose: bool,
@@ -104,7 +112,7 @@ def command(
     from cdcodec import api
 
     named: dict[str, Any] = {} if model is None else {"model": model}
-    with talk.bar("encoding"):
+    with talk.bar("encoding", unit="iterations" if tune else None) as bar:
         encoded = api.encode(
             opened,
             bpp=bpp,
@@ -112,7 +120,9 @@ def command(
             quality=quality,
             steps=steps,
             metadata=metadata,
+            tune=tune,
             device=device,
+            progress=bar,
             **named,
         )
     start = time.perf_counter()

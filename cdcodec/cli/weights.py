@@ -96,6 +96,8 @@ def show(name: str, as_json: bool) -> None:
         ("source", chosen.source),
         ("here", "yes" if _is_here(chosen) else "no"),
     ]
+    if chosen.base:
+        fields.insert(2, ("base", chosen.base))
     for file in chosen.files:
         fields += [
             ("file", f"{file.name}, {_length(file)}, {file.location}"),

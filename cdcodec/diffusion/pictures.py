@@ -84,6 +84,7 @@ def synthesise(
     multiple: int,
     tile: int,
     steps: int,
+    overlap: int = OVERLAP,
     progress: Progress | None = None,
 ) -> Pixels:
     """Render pixels [height, width, 3] in overlapping tiles.
@@ -95,17 +96,18 @@ def synthesise(
         multiple: Tiles start and end at multiples of so many pixels.
         tile: Side of a tile.
         steps: How often render reports progress for each tile.
+        overlap: Pixels that neighbouring tiles share.
         progress: Called with steps done and steps in all.
 
     Raises:
         InputError: If tiles of that side don't start and end there.
     """
-    if tile < 2 * OVERLAP or tile % multiple:
+    if tile < 2 * overlap or tile % multiple:
         raise InputError(
             f"{tile} pixels are no side of a tile",
-            hint=f"multiples of {multiple} from {2 * OVERLAP} are",
+            hint=f"multiples of {multiple} from {2 * overlap} are",
         )
-    windows = tiling.tiles(height, width, tile, OVERLAP, multiple)
+    windows = tiling.tiles(height, width, tile, overlap, multiple)
     total = steps * len(windows)
     done = 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -64,6 +64,13 @@ class Contender(Protocol):
     suffix: str
     takes_steps: bool
     steps: tuple[int, ...]
+
+    def check_steps(self, steps: Sequence[int]) -> None:
+        """Check that decode takes these numbers of steps, if it takes any.
+
+        Raises:
+            InputError: If it doesn't take one of them.
+        """
 
     def encode(self, pixels: Pixels, bpp: float) -> Compressed:
         """Compress [H, W, 3] uint8 to the largest file of at most `bpp` bits per pixel.

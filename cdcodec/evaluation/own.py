@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
 from typing import Any
@@ -45,6 +45,7 @@ class Model:
         options = dict(options)
         if "steps" in options:
             self.steps = _steps(name, options.pop("steps"))
+        self.options = options
         self.label = label(name, options)
         self.decoding = replace(_decoding(name, options), device=device)
         if self.decoding.decoder is not None:
@@ -56,6 +57,22 @@ class Model:
         files = "-".join(file.sha256[:8] for file in weights.find(name).files)
         runs_on = f"torch {metadata.version('torch')}, {device}"
         self.version = f"cdcodec {__version__}, model id {model_id}, weights {files}, {runs_on}"
+
+    def check_steps(self, steps: Sequence[int]) -> None:
+        """Compare with what the decoder takes, for which the networks are loaded; see Contender."""
+        decoders = families.load_codec(self.name, self.decoding.device).decoders
+        name = self.decoding.decoder or next(iter(decoders))
+        fewest, most = decoders[name].min_steps, decoders[name].max_steps
+        fitting = [number for number in steps if fewest <= number <= most]
+        wrong = [str(number) for number in steps if number not in fitting]
+        if not wrong:
+            return
+        takes = f"{fewest} to {most}" if fewest < most else f"only {fewest}"
+        instead = STEPS_BETWEEN.join(map(str, fitting or [decoders[name].steps]))
+        raise InputError(
+            f"decoder {name} of {self.name} takes {takes} steps, not {', '.join(wrong)}",
+            hint=f"try --codec {label(self.name, {**self.options, 'steps': instead})}",
+        )
 
     def encode(self, pixels: Pixels, bpp: float) -> Compressed:
         """Compress a picture; see Contender."""

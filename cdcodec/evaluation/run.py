@@ -78,9 +78,9 @@ def measure(plan: Plan, *, jobs: int = 1, progress: Progress = lambda _done, _al
         progress: Told of files that are done.
 
     Raises:
-        InputError: If a picture can't be read, or a process comes to its end.
+        InputError: If a picture can't be read, a codec doesn't take the plan's numbers of steps, or
+            a process comes to its end.
     """
-    plan.folder.mkdir(parents=True, exist_ok=True)
     known = {row.key: row for row in rows.read(plan.folder / ROWS)}
     todo = []
     total = 0
@@ -89,6 +89,10 @@ def measure(plan: Plan, *, jobs: int = 1, progress: Progress = lambda _done, _al
         of_job = tuple(known[key] for key in job.keys if key in known)
         if len(of_job) < len(job.steps) or not all(map(job.is_done, of_job)):
             todo.append(replace(job, known=of_job))
+    for codec in dict.fromkeys(job.codec for job in todo):  # where all is done, nothing is loaded
+        contender = work.contender(codec, plan.device)
+        contender.check_steps(contender.steps or plan.steps)
+    plan.folder.mkdir(parents=True, exist_ok=True)
     done = total - len(todo)
     progress(done, total)
     with lines.appending(plan.folder / ROWS) as append:

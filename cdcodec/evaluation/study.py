@@ -90,8 +90,8 @@ def conduct(
         progress: Told of files that are done.
 
     Raises:
-        InputError: If a picture can't be read, the report can't be written, a metric is unknown, or
-            a package is missing.
+        InputError: If a picture can't be read, the report can't be written, a codec doesn't take
+            the numbers of steps, a metric is unknown, or a package is missing.
         WeightsError: If a metric's weights are missing.
     """
     plan = study.plan

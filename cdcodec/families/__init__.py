@@ -25,7 +25,8 @@ class Family:
         number: The id in a file's header; frozen (formats/families.md).
         module: Has `open_walk(path) -> Walk`, which imports no torch, and
             `open_codec(paths, walk, device) -> Codec`, where paths are those of the weight
-            set's files.
+            set's files. For a weight set that works on another's pictures, both take the other's
+            walk or codec besides.
         chunks: Types of the chunks of side information that its files have, and no others.
     """
 
@@ -38,8 +39,9 @@ FAMILIES = {
     "cdc": Family(1, "cdcodec.families.cdc"),
     "rdeic": Family(2, "cdcodec.families.rdeic"),
     "diffeic": Family(3, "cdcodec.families.diffeic"),
+    "cgdm": Family(4, "cdcodec.families.cgdm", frozenset({ChunkType.SYNTAX})),
 }
-RESERVED = {4: "cgdm", 5: "palette"}
+RESERVED = {5: "palette"}
 """Ids that the format promises to families of later versions."""
 
 TRAINED_APART = {"latent": "cdcodec.latent"}
@@ -59,13 +61,20 @@ def by_number(number: int) -> str:
     raise UnsupportedError(f"{what} needs a newer cdcodec")
 
 
-def open_walk(family: str, path: Path) -> Walk:
+def open_walk(family: str, path: Path, base: str = "", offline: bool = False) -> Walk:
     """Read the entropy-coded half of a weight file; no torch is imported.
+
+    Args:
+        family: Its family.
+        path: The file.
+        base: The weight set that it works on, if any.
+        offline: Never fetch weights.
 
     Raises:
         WeightsError: If the file isn't a weight set of this family.
     """
-    return cast("Walk", _module(family).open_walk(path))
+    others = (load_walk(base, offline),) if base else ()
+    return cast("Walk", _module(family).open_walk(path, *others))
 
 
 @lru_cache(maxsize=4)
@@ -76,7 +85,7 @@ def load_walk(model: str, offline: bool = False) -> Walk:
         WeightsError: If the weights are unknown, missing or damaged.
     """
     weight_set, paths = _find(model, offline)
-    return open_walk(weight_set.family, paths[0])
+    return open_walk(weight_set.family, paths[0], weight_set.base, offline)
 
 
 @lru_cache(maxsize=2)
@@ -89,7 +98,8 @@ def load_codec(model: str, device: str = "auto", offline: bool = False) -> Codec
     """
     weight_set, paths = _find(model, offline)
     walk = load_walk(model, offline)
-    return cast("Codec", _module(weight_set.family).open_codec(paths, walk, device))
+    others = (load_codec(weight_set.base, device, offline),) if weight_set.base else ()
+    return cast("Codec", _module(weight_set.family).open_codec(paths, walk, device, *others))
 
 
 def training(family: str) -> ModuleType:

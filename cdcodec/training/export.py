@@ -29,12 +29,12 @@ def bundle(path: Path, source: str, measured: Mapping[str, float] = {}) -> weigh
     """
     entry = weights.find(path.stem)
     apart = entry.family in families.TRAINED_APART
-    model_id = b"" if apart else families.open_walk(entry.family, path).model_id
+    model_id = b"" if apart else families.open_walk(entry.family, path, entry.base).model_id
     data = path.read_bytes()
     file = weights.WeightFile(
         path.name, hashlib.sha256(data).hexdigest(), len(data), weights.BUNDLED
     )
-    target = Path(weights.__file__).parent / "bundled" / path.name
+    target = weights.bundled_dir() / path.name
     if target.resolve() != path.resolve():
         part = target.with_name(target.name + ".part")
         part.write_bytes(data)
@@ -47,10 +47,16 @@ def bundle(path: Path, source: str, measured: Mapping[str, float] = {}) -> weigh
         measured=dict(measured) or entry.measured,
     )
     weights.register(weights.registry_path(), updated)
+    families.load_walk.cache_clear()
     for other in weights.load_registry(weights.registry_path()).values():
         if any(each.name == file.name for each in other.files):  # sets may share a file
             shared = dataclasses.replace(other, files=_with(file, other))
             weights.register(weights.registry_path(), shared)
+        if other.base == entry.name:  # its files hold this one's latents
+            behind = dataclasses.replace(
+                other, model_id=families.load_walk(other.name).model_id.hex()
+            )
+            weights.register(weights.registry_path(), behind)
     return updated
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from cdcodec import rate
 from cdcodec.codec import Pixels
@@ -49,6 +49,9 @@ class Anchor:
         self.coder = coder
         self.suffix = coder.suffix
         self.version = coder.version()
+
+    def check_steps(self, steps: Sequence[int]) -> None:
+        """Let all pass: they are for codecs that have steps."""
 
     def encode(self, pixels: Pixels, bpp: float) -> Compressed:
         """Compress by the setting with the largest file that fits; see Contender."""

@@ -1,0 +1,149 @@
+"""`cdcodec enhance`: what another codec decoded, made to look more natural."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from cdcodec.cli import console, files
+from cdcodec.cli.console import PATH, Talk
+from cdcodec.cli.decode import deliver, image_format
+from cdcodec.errors import InputError
+
+SUFFIX = ".enhanced"
+MAX_SYNTAX_FILE_BYTES = 64
+
+
+@click.command(short_help="Make another codec's picture look more natural.")
+@click.argument("source", metavar="IN", type=PATH)
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    type=PATH,
+    help="File or directory to write; - is stdout.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(0, 1000),
+    metavar="N",
+    help="Diffusion steps; default the model's.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**64 - 1),
+    metavar="N",
+    help="Seed of the noise; default 0. The same seed gives the same image.",
+)
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="Weights to enhance with; default cgdm-nano.",
+)
+@click.option(
+    "--reference",
+    metavar="FILE",
+    type=PATH,
+    help="The original, to make a syntax vector with; --syntax says where it goes.",
+)
+@click.option(
+    "--syntax",
+    metavar="FILE",
+    type=PATH,
+    help="File with a syntax vector, which says what the original was like.",
+)
+@click.option(
+    "--tune",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Iterations to spend on the syntax vector, with --reference.",
+)
+@click.option(
+    "--format",
+    "format_name",
+    metavar="png|webp|ppm|jpeg|tiff|bmp",
+    help="Format of the image; default by the suffix of OUT, else png.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@console.machine_options
+@console.talk_options
+def command(
+    source: str,
+    output: str | None,
+    steps: int | None,
+    seed: int | None,
+    model: str | None,
+    reference: str | None,
+    syntax: str | None,
+    tune: int,
+    format_name: str | None,
+    overwrite: bool,
+    device: str,
+    verbose: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Restore the image IN: a JPEG, WebP, AVIF or any other that a lossy codec made.
+
+    The texture that comes in is invented: it is likely, and not what was there. With --reference
+    and --syntax, a vector of at most 24 bytes is made of the original and written; whoever has it
+    gets closer to the original with --syntax alone.
+
+    Without -o, photo.jpg becomes photo.enhanced.png beside it, and stdin (-) goes to stdout.
+    """
+    if reference is not None and syntax is None:
+        raise click.UsageError("--reference needs --syntax", click.get_current_context())
+    if tune and reference is None:
+        raise click.UsageError("--tune needs --reference", click.get_current_context())
+    talk = Talk(quiet, verbose, as_json)
+    opened = files.source(source)
+    format = image_format(format_name, output)
+    target = files.target(source, output, f"{SUFFIX}.{format}", overwrite=overwrite)
+    vector = None
+    if reference is not None:
+        files.source(reference)
+        vector = files.target(reference, syntax, SUFFIX, overwrite=overwrite)
+    description = b"" if syntax is None or vector is not None else _read(syntax)
+
+    from cdcodec import api, image
+    from cdcodec.codec import Decoding
+
+    named: dict[str, Any] = {} if model is None else {"model": model}
+    choices = {"steps": steps, "seed": seed}
+    chosen: dict[str, Any] = {name: v for name, v in choices.items() if v is not None}
+    loaded = image.to_image(image.load(opened))  # stdin can be read once only
+    if vector is not None:
+        assert reference is not None
+        with talk.bar("looking", unit="iterations" if tune else None) as bar:
+            description = api.describe(
+                files.source(reference), loaded, tune=tune, device=device, progress=bar, **named
+            )
+    with talk.bar("enhancing", unit="steps") as bar:
+        decoded = api.enhance(
+            loaded,
+            Decoding(device=device, **chosen),
+            description=description,
+            progress=bar,
+            **named,
+        )
+    if vector is not None:
+        with vector.open() as fp:
+            fp.write(description)
+        talk.say(f"{vector.name}: {len(description)} bytes")
+    deliver(talk, decoded, source, target, format)
+
+
+def _read(path: str) -> bytes:
+    """Return the contents of a file with a syntax vector.
+
+    Raises:
+        InputError: If it can't be read.
+    """
+    files.source(path)
+    try:
+        with open(path, "rb") as fp:
+            return fp.read(MAX_SYNTAX_FILE_BYTES)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error

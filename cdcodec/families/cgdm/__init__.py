@@ -1,0 +1,43 @@
+"""CGDM: a consistency guided diffusion model with neural syntax, behind a base codec.
+
+Kuang et al., "Consistency Guided Diffusion Model with Neural Syntax for Perceptual Image
+Compression", MM 2024 (paper 004); there is no code of the authors. The post-processor lifts what
+any base codec gives: that of the small presets is the autoencoder of another weight set, which
+weights.toml names, and that of the paper MS-ILLM, in the modules msillm_*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cdcodec.codec import Codec, Walk
+
+
+def open_walk(path: Path, base: Walk | None = None) -> Walk:
+    """Load the entropy-coded half of a weight file; MS-ILLM is a base and has none."""
+    if base is None:
+        from cdcodec.families.cgdm.msillm_walk import MsIllmWalk
+
+        return MsIllmWalk.load(path)
+    from cdcodec.families.cgdm.walk import CgdmWalk, SyntaxTables
+
+    return CgdmWalk(base, SyntaxTables.load(path))
+
+
+def open_codec(paths: Sequence[Path], walk: Walk, device: str, base: Codec | None = None) -> Codec:
+    """Load a weight file whole; see families.Family."""
+    (path,) = paths
+    if base is None:
+        from cdcodec.families.cgdm.msillm_codec import MsIllmCodec
+        from cdcodec.families.cgdm.msillm_walk import MsIllmWalk
+
+        assert isinstance(walk, MsIllmWalk)
+        return MsIllmCodec.load(path, walk, device)
+    from cdcodec.families.cgdm.codec import CgdmCodec
+    from cdcodec.families.cgdm.walk import CgdmWalk
+
+    assert isinstance(walk, CgdmWalk)
+    return CgdmCodec.load(path, walk, device, base)

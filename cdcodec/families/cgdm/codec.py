@@ -1,0 +1,170 @@
+"""CGDM as a codec: a base codec, and a post-processor on what it decodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cdcodec import image
+from cdcodec.codec import Codec, DecoderInfo, Decoding, IntArray, Latents, Pixels, Progress
+from cdcodec.diffusion import noise, pictures, samplers, schedules, tiling
+from cdcodec.errors import BitstreamError
+from cdcodec.families.cgdm import tuning
+from cdcodec.families.cgdm.base import decode_base
+from cdcodec.families.cgdm.config import TRAIN_STEPS
+from cdcodec.families.cgdm.export import read
+from cdcodec.families.cgdm.network import CgdmNetwork
+from cdcodec.families.cgdm.walk import CgdmWalk
+from cdcodec.nn.device import autocast, pick
+
+PATCH = 256
+"""Side in pixels of the patches that are restored one by one, and of the one tile of noise."""
+
+OVERLAP = 32
+"""Pixels that patches share. The paper's 8 at either edge leave a network of this size, which sees
+some 60 pixels around, a faint step."""
+
+
+class CgdmCodec:
+    """A post-processor with its weights and base loaded; see codec.Codec, Describing, Enhancing."""
+
+    decoders: ClassVar[dict[str, DecoderInfo]] = {
+        "ddim": DecoderInfo(
+            "deterministic steps from one tile of noise (paper 004, sec. 3.4)",
+            tuning.STEPS,
+            stochasticity=1.0,
+            min_steps=0,
+        ),
+        "base": DecoderInfo("the base codec's picture as it is", 0, min_steps=0, max_steps=0),
+    }
+
+    def __init__(
+        self, network: CgdmNetwork, walk: CgdmWalk, base: Codec, device: torch.device
+    ) -> None:
+        network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: CgdmNetwork = network.eval().requires_grad_(False)
+        self.walk = walk
+        self.base = base
+        self.device = device
+        self.schedule = schedules.cosine(TRAIN_STEPS)
+
+    @classmethod
+    def load(cls, path: Path, walk: CgdmWalk, device: str, base: Codec) -> CgdmCodec:
+        """Read a weight file.
+
+        Raises:
+            WeightsError: If names or shapes aren't those of its configuration.
+            InputError: If the device isn't there.
+        """
+        return cls(read(path), walk, base, pick(device))
+
+    def analyse(self, pixels: Pixels) -> object:
+        """Run the base's analysis."""
+        return self.base.analyse(pixels)
+
+    def quantise(self, analysis: object, point: int) -> Latents:
+        """Return the base's latents."""
+        return self.base.quantise(analysis, point)
+
+    def describe(
+        self,
+        pixels: Pixels,
+        latents: Latents,
+        point: int,
+        tune: int,
+        progress: Progress | None = None,
+    ) -> Latents:
+        """Make the syntax vector of pixels [H, W, 3]; see codec.Describing."""
+        height, width = pixels.shape[:2]
+        decoded = decode_base(self.base, latents, width, height, point, Decoding())
+        return {"syntax": self._syntax(pixels, decoded, tune, progress)}
+
+    def synthesise(
+        self,
+        latents: Latents,
+        width: int,
+        height: int,
+        point: int,
+        decoding: Decoding,
+        progress: Progress | None = None,
+    ) -> Pixels:
+        """Decode the base's picture and restore it; with 0 steps it is the base's picture."""
+        decoded = decode_base(self.base, latents, width, height, point, decoding)
+        return self._restore(decoded, latents["syntax"], decoding, progress)
+
+    def describe_picture(
+        self, original: Pixels, decoded: Pixels, tune: int, progress: Progress | None = None
+    ) -> bytes:
+        """Return model id and syntax chunk for another codec's picture; see codec.Enhancing."""
+        return self.walk.model_id + self.walk.syntax.pack(
+            self._syntax(original, decoded, tune, progress)
+        )
+
+    def enhance(
+        self,
+        decoded: Pixels,
+        description: bytes,
+        decoding: Decoding,
+        progress: Progress | None = None,
+    ) -> Pixels:
+        """Restore another codec's picture [H, W, 3]; see codec.Enhancing."""
+        model_id = self.walk.model_id
+        if description and not description.startswith(model_id):
+            raise BitstreamError("the syntax vector was made for other weights, or is none")
+        syntax = self.walk.syntax.unpack(description[len(model_id) :])
+        return self._restore(decoded, syntax, decoding, progress)
+
+    @torch.inference_mode()
+    def _restore(
+        self, decoded: Pixels, syntax: IntArray, decoding: Decoding, progress: Progress | None
+    ) -> Pixels:
+        """Run the chain patch by patch; all start from the same tile of noise (sec. 3.4)."""
+        assert decoding.steps is not None
+        if decoding.steps == 0:
+            return decoded
+        height, width = decoded.shape[:2]
+        stride = self.network.config.stride
+        padded = image.pad(decoded, stride)
+        s = torch.from_numpy(syntax.astype(np.float32)).to(self.device)[None]
+        start = self._noise_tile(decoding)
+        indices = schedules.timesteps(decoding.steps, TRAIN_STEPS)
+
+        def render(window: tiling.Tile, step: Progress) -> Tensor:
+            bottom, right = window.top + window.height, window.left + window.width
+            x_tilde = pictures.to_tensor(
+                padded[window.top : bottom, window.left : right], self.device
+            )
+            rows = torch.arange(window.top, bottom, device=self.device) % PATCH
+            columns = torch.arange(window.left, right, device=self.device) % PATCH
+            x_t = start[:, :, rows[:, None], columns]
+            with autocast(self.device):
+                denoise = tuning.denoiser(self.network, x_tilde, s)
+                return samplers.ddim(denoise, x_t, indices, self.schedule.alpha_bar, step)
+
+        return pictures.synthesise(
+            render,
+            *padded.shape[:2],
+            multiple=stride,
+            tile=PATCH,
+            overlap=OVERLAP,
+            steps=decoding.steps,
+            progress=progress,
+        )[:height, :width]
+
+    def _noise_tile(self, decoding: Decoding) -> Tensor:
+        assert decoding.stochasticity is not None
+        tile = noise.gaussian(decoding.seed, 0, 0, PATCH, PATCH, 3)
+        return decoding.stochasticity * torch.from_numpy(tile).to(self.device)[None]
+
+    def _syntax(
+        self, original: Pixels, decoded: Pixels, tune: int, progress: Progress | None
+    ) -> IntArray:
+        s = tuning.generate(self.network.syntax, original, decoded, self.device)
+        if tune:
+            tuner = tuning.tuner(self.network, self.schedule, original, decoded, self.device)
+            s = tuning.tune(tuner, s, tune, progress)
+        return self.walk.syntax.shrink(s)

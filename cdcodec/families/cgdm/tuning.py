@@ -1,0 +1,166 @@
+"""Syntax vectors of whole pictures, and their optimisation for a picture (paper 004, sec. 3.4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cdcodec.codec import IntArray, Pixels, Progress
+from cdcodec.diffusion import noise, pictures, samplers, schedules
+from cdcodec.diffusion.prediction import Denoiser, from_x0
+from cdcodec.families.cgdm.config import TRAIN_STEPS
+from cdcodec.families.cgdm.network import CgdmNetwork
+from cdcodec.families.cgdm.syntax import INDEX_UNIT, LIMIT, SyntaxGenerator
+from cdcodec.nn.blocks import round_through
+from cdcodec.nn.device import autocast
+from cdcodec.nn.losses import detail_energy, gaussian_bits
+
+STEPS = 9
+"""Length of the chain that the networks are trained for (sec. 3.5)."""
+
+TILE = 1024
+"""Side in pixels of what the generator sees at once; its means are taken over the picture."""
+
+PATCH = 128
+"""Side in pixels of the patches that a vector is tuned on."""
+
+LEARNING_RATE = 0.6
+"""Adam's, in whole steps of the vector."""
+
+JUDGE_EVERY = 10
+"""Iterations between two looks at what the rounded vector gives on all patches."""
+
+ENERGY, RATE = 0.05, 20.0
+"""Weights of the energy of fine detail and of the vector's bits per pixel, against L1."""
+
+
+def denoiser(network: CgdmNetwork, x_tilde: Tensor, s: Tensor) -> Denoiser:
+    """Bind x_tilde [B, 3, H, W] and syntax [B, S] to the network: (x_t, n) to x_0, clamped."""
+    features = network.features(x_tilde)
+
+    def x_0(x_t: Tensor, n: int) -> Tensor:
+        t = torch.full((len(x_t),), n, device=x_t.device)
+        return x_tilde + network.residual(x_t, t, features, s)
+
+    return from_x0(x_0, limit=1.0)
+
+
+@torch.no_grad()
+def generate(
+    generator: SyntaxGenerator, original: Pixels, decoded: Pixels, device: torch.device
+) -> IntArray:
+    """Return the syntax vector [S] of pixels [H, W, 3] and what a base codec made of them."""
+    total, weight = torch.zeros((), device=device), 0
+    height, width = original.shape[:2]
+    for top in range(0, height, TILE):
+        for left in range(0, width, TILE):
+            at = np.s_[top : top + TILE, left : left + TILE]
+            x, x_tilde = (pictures.to_tensor(each[at], device) for each in (original, decoded))
+            with autocast(device):
+                features = generator.features(x, x_tilde)
+            area = x.shape[2] * x.shape[3]
+            total, weight = total + area * features, weight + area
+    return _integers(generator.vector(total / weight))
+
+
+@dataclass
+class Tuner:
+    """The patches of a picture, and what a vector is worth on them.
+
+    The paper's objective (eq. 7) has perceptual terms whose networks no user need have; here the
+    energy of fine detail stands for them. It tunes the generator's parameters, which can do no
+    more for one picture than move this vector.
+
+    Attributes:
+        network: Whose parameters stay as they are.
+        x: Patches of the original [P, 3, H, W].
+        x_tilde: Patches of its base decode.
+        x_t: The noise that their chains start from.
+        pixels: Of the whole picture.
+    """
+
+    network: CgdmNetwork
+    schedule: schedules.Schedule
+    x: Tensor
+    x_tilde: Tensor
+    x_t: Tensor
+    pixels: int
+
+    def objective(self, s: Tensor, patches: slice) -> Tensor:
+        """Return what a vector [1, S] costs; the less, the better."""
+        x, x_tilde, x_t = (each[patches] for each in (self.x, self.x_tilde, self.x_t))
+        indices = schedules.timesteps(STEPS, TRAIN_STEPS)
+        with autocast(x.device):
+            denoise = denoiser(self.network, x_tilde, s.expand(len(x), -1))
+            x_0 = samplers.ddim(denoise, x_t, indices, self.schedule.alpha_bar)
+        index = INDEX_UNIT * self.network.syntax.index.detach()
+        bpp = gaussian_bits(s, index).sum() / self.pixels
+        return F.l1_loss(x_0, x) + ENERGY * detail_energy(x_0, x) + RATE * bpp
+
+    @torch.no_grad()
+    def judge(self, s: Tensor) -> float:
+        """Return the objective of a rounded vector [1, S] over all patches."""
+        return self.objective(s, slice(None)).item()
+
+
+def tuner(
+    network: CgdmNetwork,
+    schedule: schedules.Schedule,
+    original: Pixels,
+    decoded: Pixels,
+    device: torch.device,
+) -> Tuner:
+    """Choose patches of a picture [H, W, 3], spread over it."""
+    stride = network.config.stride
+    height, width = original.shape[:2]
+    rows, columns = (min(PATCH, extent + -extent % stride) for extent in (height, width))
+    places = [(down, right) for down in (0.25, 0.75) for right in (0.25, 0.75)]
+    corners = [
+        (int(down * max(0, height - rows)), int(right * max(0, width - columns)))
+        for down, right in places
+    ]
+
+    def cut(pixels: Pixels) -> Tensor:
+        padded = np.pad(pixels, ((0, stride), (0, stride), (0, 0)), mode="edge")
+        patches = [padded[y : y + rows, x : x + columns] for y, x in corners]
+        return torch.cat([pictures.to_tensor(patch, device) for patch in patches])
+
+    tile = torch.from_numpy(noise.gaussian(0, 0, 0, rows, columns, 3)).to(device)
+    x_t = tile.expand(len(corners), -1, -1, -1)
+    return Tuner(network, schedule, cut(original), cut(decoded), x_t, height * width)
+
+
+def tune(
+    tuner: Tuner, start: IntArray, iterations: int, progress: Progress | None = None
+) -> IntArray:
+    """Improve a vector [S] by Adam through the whole chain, and return the best one seen.
+
+    It is never worse than the start by the tuner's own objective.
+    """
+    vector = torch.from_numpy(start.astype(np.float32)).to(tuner.x.device)[None]
+    best, least = vector, tuner.judge(vector)
+    vector = vector.clone().requires_grad_(True)
+    optimizer = torch.optim.Adam([vector], lr=LEARNING_RATE)
+    for done in range(1, iterations + 1):
+        patch = done % len(tuner.x)
+        rounded = round_through(vector.clamp(-LIMIT, LIMIT))
+        optimizer.zero_grad(set_to_none=True)
+        tuner.objective(rounded, slice(patch, patch + 1)).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if done % JUDGE_EVERY == 0 or done == iterations:
+            candidate = vector.detach().round().clamp(-LIMIT, LIMIT)
+            cost = tuner.judge(candidate)
+            if cost < least:
+                best, least = candidate, cost
+        if progress is not None:
+            progress(done, iterations)
+    return _integers(best)
+
+
+def _integers(vector: Tensor) -> IntArray:
+    integers: IntArray = vector[0].round().to(torch.int32).cpu().numpy()
+    return integers

@@ -1,0 +1,122 @@
+"""Measure what only CGDM has: the syntax vector, its tuning, and seams between patches.
+
+    python -m tests.benchmarks.post_processing PICTURES LPIPS [--large PICTURE] [--tune N]
+
+For every picture and target: one file, decoded as it is, with a neutral vector in place of its own,
+and with one that N iterations tuned. Then the energy of gradients across the borders of patches,
+against that inside, on the largest picture at hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from cdcodec import api, families
+from cdcodec.bitstream import container as box
+from cdcodec.bitstream.container import ChunkType
+from cdcodec.codec import Decoding, Pixels
+from cdcodec.diffusion import tiling
+from cdcodec.families.cgdm.codec import OVERLAP, PATCH, CgdmCodec
+from cdcodec.nn.perceptual import Lpips
+
+MODEL = "cgdm-nano"
+TARGETS = (0.05, 0.1, 0.2)
+
+
+def neutral(data: bytes) -> bytes:
+    """Return a file without its syntax vector."""
+    file = box.read(data)
+    chunks = tuple(
+        replace(chunk, payload=b"") if chunk.type == ChunkType.SYNTAX else chunk
+        for chunk in file.chunks
+    )
+    return box.write(replace(file, chunks=chunks))
+
+
+def seams(residual: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the mean energy of gradients where ramps begin and end, and elsewhere.
+
+    Args:
+        residual: What the post-processor added, [H, W, 3]: the picture's own edges stay out.
+    """
+    at: list[float] = []
+    inside: list[float] = []
+    for axis in (0, 1):
+        energy = np.square(np.diff(residual, axis=axis)).mean((1 - axis, 2))
+        length = residual.shape[axis]
+        spans = tiling.tiles(length + -length % 16, PATCH, PATCH, OVERLAP, 16)
+        borders = {b - 1 for w in spans for b in (*w.rows.fade_in, *w.rows.fade_out)}
+        borders = {b for b in borders if 0 <= b < len(energy)}
+        at += [energy[b] for b in borders]
+        inside += [e for i, e in enumerate(energy) if i not in borders]
+    return float(np.mean(at)), float(np.mean(inside))
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.post_processing")
+    parser.add_argument("pictures", type=Path)
+    parser.add_argument("lpips", type=Path)
+    parser.add_argument("--large", type=Path)
+    parser.add_argument("--tune", type=int, default=0)
+    parser.add_argument("--count", type=int, default=24)
+    options = parser.parse_args()
+    lpips = Lpips.load(options.lpips)
+
+    def distance(a: Pixels, b: Pixels) -> float:
+        both = [
+            torch.from_numpy(np.array(each)).permute(2, 0, 1)[None].float() / 127.5 - 1
+            for each in (a, b)
+        ]
+        with torch.inference_mode():
+            return float(lpips(*both))
+
+    def psnr(a: Pixels, b: Pixels) -> float:
+        return float(10 * np.log10(255**2 / np.square(a.astype(np.float64) - b).mean()))
+
+    for target in TARGETS:
+        figures: dict[str, list[tuple[float, float, int]]] = {}
+        for path in sorted(options.pictures.iterdir())[: options.count]:
+            image = Image.open(path).convert("RGB")
+            original = np.asarray(image)
+            data = api.encode(image, bpp=target, model=MODEL).data
+            files = {"base": data, "vector": data, "neutral": neutral(data)}
+            if options.tune:
+                files["tuned"] = api.encode(image, bpp=target, model=MODEL, tune=options.tune).data
+            for name, each in files.items():
+                steps = 0 if name == "base" else None
+                pixels = api.decode(each, Decoding(steps=steps)).picture.pixels
+                payload = box.read(each).chunk(ChunkType.SYNTAX) or b""
+                row = psnr(pixels, original), distance(pixels, original), len(payload)
+                figures.setdefault(name, []).append(row)
+        for name, rows in figures.items():
+            means = np.mean(rows, 0)
+            print(
+                f"{target} {name:8} PSNR {means[0]:.3f}, LPIPS {means[1]:.4f}, "
+                f"vector {means[2]:.1f} bytes, at most {max(row[2] for row in rows)}",
+                flush=True,
+            )
+    if options.large:
+        image = Image.open(options.large).convert("RGB")
+        data = api.encode(image, bpp=0.1, model=MODEL).data
+        base, restored = (
+            api.decode(data, Decoding(steps=steps)).picture.pixels.astype(np.float64)
+            for steps in (0, None)
+        )
+        codec = families.load_codec(MODEL)
+        assert isinstance(codec, CgdmCodec)
+        at, inside = seams(restored - base)
+        print(
+            f"{image.size}: gradients at borders {at:.3f}, inside {inside:.3f}, {at / inside:.4f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
