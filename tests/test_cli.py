@@ -528,9 +528,9 @@ def test_no_bar_is_drawn_into_a_file(fake: FakeCodec, capsys: pytest.CaptureFixt
 
 
 def test_options_arrive_at_the_encoder(fake: FakeCodec) -> None:
-    options = ["--size", "10K", "--model", "m", "--steps", "0", "--metadata", "all"]
+    options = ["--size", "10K", "--model", "m", "--steps", "0", "--metadata", "all", "--tune", "7"]
     assert main(["encode", "photo.png", *options, "--device", "cuda:1"]) == 0
-    del fake.calls[0]["source"]
+    del fake.calls[0]["source"], fake.calls[0]["progress"]
     assert fake.calls == [
         {
             "bpp": None,
@@ -539,6 +539,7 @@ def test_options_arrive_at_the_encoder(fake: FakeCodec) -> None:
             "model": "m",
             "steps": 0,
             "metadata": "all",
+            "tune": 7,
             "device": "cuda:1",
         }
     ]

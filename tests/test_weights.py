@@ -751,6 +751,11 @@ def test_only_the_files_of_the_set_itself_are_resolved(hub):
     assert path.read_bytes() == CONTENT["b.safetensors"]
 
 
+def test_a_set_is_not_its_own_base():
+    with pytest.raises(WeightsError, match="its own base"):
+        weight_set("ouroboros", base="ouroboros")
+
+
 def test_a_base_is_shown(monkeypatch, tmp_path, capsys):
     path = tmp_path / "weights.toml"
     weights.register(path, weight_set("plain"))

@@ -247,13 +247,16 @@ def convert(
         name=name,
         family=family,
         preset="paper",
-        licence="that of the checkpoint",
+        licence=getattr(converter, "LICENCE", "that of the checkpoint"),
         source=f"converted from {click.format_filename(Path(source).name)}",
         model_id=families.open_walk(family, path).model_id.hex(),
         files=(weights.WeightFile(path.name, weights.sha256_of(path), len(data), os.fspath(path)),),
     )
     weights.register(weights.own_registry_path(), made)
-    talk.say(f"{name}: {target.name}, {_megabytes(len(data))}, model id {made.model_id}")
+    talk.say(
+        f"{name}: {target.name}, {_megabytes(len(data))}, model id {made.model_id}, "
+        f"licence: {made.licence}"
+    )
     talk.report({"input": source, "output": target.name, **_report(made)})
 
 
@@ -288,7 +291,10 @@ def _family_of(name: str) -> str:
 
 
 def _converter(family: str) -> Any:
-    """Import the module `convert` of a family: read_checkpoint(path), weight_file(tensors)."""
+    """Import the module `convert` of a family: read_checkpoint(path), weight_file(tensors).
+
+    If all checkpoints have the same licence, it says so as LICENCE.
+    """
     from cdcodec.families import FAMILIES
 
     if family not in FAMILIES:

@@ -54,7 +54,9 @@ class Model:
                 hint = f"it has {', '.join(known)}"
                 raise InputError(f"{name} has no decoder {self.decoding.decoder}", hint=hint)
         model_id = families.load_walk(name).model_id.hex()
-        files = "-".join(file.sha256[:8] for file in weights.find(name).files)
+        weight_set = weights.find(name)
+        base = weights.find(weight_set.base).files if weight_set.base else ()
+        files = "-".join(file.sha256[:8] for file in (*weight_set.files, *base))
         runs_on = f"torch {metadata.version('torch')}, {device}"
         self.version = f"cdcodec {__version__}, model id {model_id}, weights {files}, {runs_on}"
 

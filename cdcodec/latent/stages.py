@@ -157,6 +157,7 @@ class ChainConfig:
         adversarial_start: Updates without it.
         discriminator_lr: Adam's learning rate for it.
         chain_steps: Lengths of chains to train, drawn evenly.
+        balance: Images of a batch weigh as lambda to this power.
     """
 
     lpips: str = "lpips_squeeze.safetensors"
@@ -171,6 +172,7 @@ class ChainConfig:
     adversarial_start: int = 300
     discriminator_lr: float = 2e-4
     chain_steps: tuple[int, ...] = (1, 2, 2, 5)
+    balance: float = 0.2
 
 
 class ChainObjective(ABC):
@@ -226,20 +228,20 @@ class ChainObjective(ABC):
             base = self.prior.decode(coded.z_c).clamp(-1, 1)
         with autocast(x.device):
             x_hat = self.prior.decode(estimate)
-            perceptual = self.lpips(x_hat, x).mean()
-        error = distortion(x_hat, x, config.colour, config.hue).mean() / (255**2 / 4)
-        aligned = (estimate - z_0).square().mean()
+            perceptual = self.lpips(x_hat, x)
+        error = distortion(x_hat, x, config.colour, config.hue) / (255**2 / 4)
+        aligned = (estimate - z_0).square().mean((1, 2, 3))
         energy, grid = detail_energy(x_hat, x), grid_energy(x_hat, x)
-        loss = (
-            config.latent * aligned
-            + config.distortion * error
-            + config.perceptual * perceptual
-            + config.energy * energy
-            + config.grid * grid
+        wanted = (
+            config.latent * aligned + config.distortion * error + config.perceptual * perceptual
         )
+        # Errors are small at high rates, and these would count for nothing beside the low ones.
+        share = lagrangian(self.network, u) ** config.balance
+        loss = (share / share.mean() * wanted).mean()
+        loss = loss + config.energy * energy + config.grid * grid
         logs = {
-            "lpips": perceptual.item(),
-            "z": aligned.item(),
+            "lpips": perceptual.mean().item(),
+            "z": aligned.mean().item(),
             "energy": energy.item(),
             "grid": grid.item(),
             "psnr": psnr(x_hat, x),

@@ -114,6 +114,8 @@ class WeightSet:
         check_name(self.name)
         if self.base:
             check_name(self.base)
+        if self.base == self.name:
+            raise WeightsError(f"{self.name} can't be its own base")
         if not _MODEL_ID.fullmatch(self.model_id):
             raise WeightsError(f"model id of {self.name} is not 8 lower-case hex digits")
         for key, value in self.measured.items():
