@@ -16,27 +16,26 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import numpy as np
 
-from cdcodec import families, image, rate, weights
+from cdcodec import families, image, weights
 from cdcodec.bitstream import container as box
 from cdcodec.bitstream.container import Chunk, ChunkType, Container, Header
 from cdcodec.codec import (
     DecoderInfo,
     Decoding,
     Describing,
-    Enhancing,
     Latents,
     Progress,
     SideWalk,
     Walk,
 )
-from cdcodec.entropy.coder import Meter, Reader, Writer
+from cdcodec.draft import Draft, Drafter
+from cdcodec.entropy.coder import Reader
 from cdcodec.errors import BitstreamError, InputError, OutOfReach, WeightsError
 
 if TYPE_CHECKING:
     from PIL import Image
 
 DEFAULT_MODEL = "cdc-nano"
-DEFAULT_ENHANCER = "cgdm-nano"
 DEFAULT_BPP = 0.1
 METADATA = ("none", "icc", "all")
 SIDE = (ChunkType.CLUT, ChunkType.SYNTAX)
@@ -124,7 +123,7 @@ class FileInfo:
     bits: Mapping[str, float] = field(default_factory=dict)
 
 
-class _Stopwatch:
+class Stopwatch:
     """Wall time per stage."""
 
     def __init__(self) -> None:
@@ -132,6 +131,7 @@ class _Stopwatch:
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
+        """Count the time since the last lap, or since the start, for a stage."""
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now
@@ -187,7 +187,7 @@ def encode(
         raise InputError(f"metadata must be one of {', '.join(METADATA)}, not {metadata}")
     if steps is not None and not 0 <= steps <= box.MAX_STEPS:
         raise InputError(f"a file can ask for 0 to {box.MAX_STEPS} steps, not {steps}")
-    watch = _Stopwatch()
+    watch = Stopwatch()
     picture = image.load(source, max_pixels=max_pixels)
     if metadata == "none":
         picture = replace(image.to_srgb(picture), exif=None, xmp=None)
@@ -219,51 +219,23 @@ def encode(
     )
     extras = _metadata_chunks(picture)
 
-    def assemble(point: int, payload: bytes, latents: Latents) -> bytes:
-        chunks = (Chunk(ChunkType.LATENTS, payload), *_pack(codec.walk, latents), *extras)
-        return box.write(Container(replace(header, point=point), chunks))
+    drafter = Drafter(codec, analysis, header, extras)
 
-    def write(point: int, told: Latents) -> _Draft:
-        writer = Writer()
-        latents = codec.walk.code(writer, codec.quantise(analysis, point), width, height, point)
-        payload = writer.finish()
-        data = assemble(point, payload, {**latents, **told})
-        return _Draft(point, data, payload, latents, told, writer.bits)
-
-    def fit(budget: int, told: Latents) -> _Draft:
-        """Return the largest file within a budget in bytes, if it is told this besides.
-
-        If even the smallest is too large, that is what comes back.
-        """
-        fixed_bytes = len(assemble(0, b"", told))
-
-        def measure(point: int) -> int:
-            meter = Meter()
-            codec.walk.code(meter, codec.quantise(analysis, point), width, height, point)
-            # The coder's state costs up to one 32-bit word beyond the information content.
-            return fixed_bytes + -(-int(meter.total_bits) // 8) + 2
-
-        draft = write(rate.search(measure, points, max(budget, 1)), told)
-        while len(draft.data) > budget and draft.point > 0:  # the Meter was a little too hopeful
-            draft = write(draft.point - 1, told)
-        return draft
-
-    def finish(draft: _Draft) -> _Draft:
+    def finish(draft: Draft) -> Draft:
         """Add what can be told only when all else stands."""
         if not isinstance(codec, Describing):
             return draft
         watch.lap("code")
         told = codec.describe(picture.pixels, draft.latents, draft.point, tune, progress)
-        data = assemble(draft.point, draft.payload, {**draft.latents, **told})
         watch.lap("describe")
-        return replace(draft, data=data, told=told)
+        return drafter.add(draft, told)
 
     notes = list(picture.notes)
     points = codec.walk.rate_points
     if points == 1 and bpp is None and size is None:
         quality = 100  # there is one rate, so nobody need ask for it
     if quality is not None:
-        draft = finish(write(round(quality / 100 * (points - 1)), {}))
+        draft = finish(drafter.write(round(quality / 100 * (points - 1))))
         target_bpp = None
     else:
         if size is None:
@@ -271,9 +243,9 @@ def encode(
             budget = int(target_bpp * pixels / 8)
         else:
             budget, target_bpp = int(size), 8 * size / pixels
-        draft = finish(fit(budget, {}))
+        draft = finish(drafter.fit(budget))
         if draft.told:  # room was left for the longest, so there may be some for a higher point
-            other = fit(budget, draft.told)
+            other = drafter.fit(budget, draft.told)
             if other.point > draft.point and len((other := finish(other)).data) <= budget:
                 draft = other
         taken = len(draft.data)
@@ -321,7 +293,7 @@ def decode(
     Raises:
         CdcError: Any of its kinds, see cdcodec.errors.
     """
-    watch = _Stopwatch()
+    watch = Stopwatch()
     file = box.read(read_bytes(source), max_pixels=max_pixels)
     header = file.header
     family = families.by_number(header.family)
@@ -339,7 +311,7 @@ def decode(
     )
     watch.lap("entropy")
     codec = families.load_codec(model, decoding.device, offline)
-    decoding = _resolve(decoding, codec.decoders, header.steps)
+    decoding = resolve(decoding, codec.decoders, header.steps)
     watch.lap("load")
     pixels = codec.synthesise(
         latents, header.width, header.height, header.point, decoding, progress
@@ -357,96 +329,6 @@ def decode(
         device=str(codec.device),
         seconds=watch.seconds,
     )
-
-
-def enhance(
-    source: ImageSource,
-    decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
-    *,
-    model: str = DEFAULT_ENHANCER,
-    description: bytes = b"",
-    max_pixels: int = box.MAX_PIXELS,
-    offline: bool = False,
-    progress: Progress | None = None,
-) -> Decoded:
-    """Make what another codec decoded look more natural; texture that is added is invented.
-
-    Args:
-        source: A JPEG, WebP, AVIF, ...: a path, a file's bytes, an open file or a Pillow image.
-        decoding: As in decode.
-        model: A weight set whose decoder can work on any picture.
-        description: What describe said of the original; empty if there is none.
-        max_pixels: Larger images are refused.
-        offline: Never fetch weights.
-        progress: Called after every denoising step.
-
-    Raises:
-        InputError: If the image can't be read, or the model can't do it.
-        BitstreamError: If the description isn't one, or is for another model.
-        WeightsError: If the weights can't be had.
-    """
-    watch = _Stopwatch()
-    picture = image.load(source, max_pixels=max_pixels)
-    watch.lap("read")
-    codec = _enhancer(model, decoding.device, offline)
-    decoding = _resolve(decoding, codec.decoders, next(iter(codec.decoders.values())).steps)
-    watch.lap("load")
-    pixels = codec.enhance(picture.pixels, description, decoding, progress)
-    watch.lap("synthesise")
-    assert decoding.steps is not None
-    assert decoding.decoder is not None
-    return Decoded(
-        picture=replace(picture, pixels=pixels),
-        model=model,
-        family=weights.find(model).family,
-        decoder=decoding.decoder,
-        steps=decoding.steps,
-        seed=decoding.seed,
-        device=str(codec.device),
-        seconds=watch.seconds,
-    )
-
-
-def describe(
-    reference: ImageSource,
-    source: ImageSource,
-    *,
-    model: str = DEFAULT_ENHANCER,
-    tune: int = 0,
-    device: str = "auto",
-    max_pixels: int = box.MAX_PIXELS,
-    offline: bool = False,
-    progress: Progress | None = None,
-) -> bytes:
-    """Return a few bytes that tell `enhance` what an original has and its decoded picture lacks.
-
-    Args:
-        reference: The original.
-        source: The decoded picture, of the same size.
-        model: As in enhance.
-        tune: Iterations to spend on it.
-        device: Where the networks run.
-        max_pixels: Larger images are refused.
-        offline: Never fetch weights.
-        progress: Called after every iteration.
-
-    Raises:
-        InputError: If an image can't be read, sizes differ, or the model can't do it.
-        WeightsError: If the weights can't be had.
-    """
-    original, decoded = (image.load(each, max_pixels=max_pixels) for each in (reference, source))
-    if original.pixels.shape != decoded.pixels.shape:
-        sizes = (f"{each.pixels.shape[1]}x{each.pixels.shape[0]}" for each in (original, decoded))
-        raise InputError("the reference has {} pixels, the picture {}".format(*sizes))
-    codec = _enhancer(model, device, offline)
-    return codec.describe_picture(original.pixels, decoded.pixels, tune, progress)
-
-
-def _enhancer(model: str, device: str, offline: bool) -> Enhancing:
-    codec = families.load_codec(model, device, offline)
-    if not isinstance(codec, Enhancing):
-        raise InputError(f"{model} can't enhance pictures", hint=f"{DEFAULT_ENHANCER} can")
-    return codec
 
 
 def info(
@@ -517,32 +399,6 @@ def read_bytes(source: FileSource) -> bytes:
     return data
 
 
-@dataclass(frozen=True)
-class _Draft:
-    """A file at some rate point, and what it was made of.
-
-    Attributes:
-        payload: Of its latents chunk.
-        latents: What the walk returned.
-        told: What stands beside them, as far as it is known.
-        bits: Information content per latent name.
-    """
-
-    point: int
-    data: bytes
-    payload: bytes
-    latents: Latents
-    told: Latents
-    bits: Mapping[str, float]
-
-
-def _pack(walk: Walk, latents: Latents) -> tuple[Chunk, ...]:
-    """Return the chunks of side information, where the family has any."""
-    if not isinstance(walk, SideWalk):
-        return ()
-    return tuple(Chunk(kind, payload) for kind, payload in walk.pack(latents).items())
-
-
 def _open_walk(file: Container, family: str, offline: bool) -> tuple[str, Walk]:
     """Return name and entropy-coded half of the weight set that a file names."""
     weight_set = weights.by_model_id(file.header.model_id)
@@ -574,7 +430,7 @@ def _read_latents(file: Container, walk: Walk) -> tuple[Latents, Reader]:
     return latents, reader
 
 
-def _resolve(
+def resolve(
     decoding: Decoding, decoders: Mapping[str, DecoderInfo], default_steps: int
 ) -> Decoding:
     """Fill in what the user left open, from the file and the decoder."""

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 from torch import Tensor, nn
 
-from cdcodec import api, families
+from cdcodec import api, enhancement, families
 from cdcodec.bitstream import container as box
 from cdcodec.bitstream.container import Chunk, ChunkType
 from cdcodec.cli.enhance import command as enhance
@@ -258,17 +258,17 @@ def test_a_vector_made_of_the_reference_is_written_and_read(
 
 def test_vectors_of_other_weights_are_refused(jpeg: Path) -> None:
     with pytest.raises(BitstreamError, match="other weights"):
-        api.enhance(jpeg, ON_CPU, model=MODEL, description=b"nonsense")
+        enhancement.enhance(jpeg, ON_CPU, model=MODEL, description=b"nonsense")
 
 
 def test_a_reference_of_another_size_is_refused(jpeg: Path, photograph: Pixels) -> None:
     with pytest.raises(InputError, match="512x512 pixels, the picture 120x100"):
-        api.describe(Image.fromarray(photograph), jpeg, model=MODEL, device="cpu")
+        enhancement.describe(Image.fromarray(photograph), jpeg, model=MODEL, device="cpu")
 
 
 def test_models_that_decode_only_their_own_files_cannot_enhance(jpeg: Path) -> None:
     with pytest.raises(InputError, match="can't enhance"):
-        api.enhance(jpeg, ON_CPU, model="cdc-tiny")
+        enhancement.enhance(jpeg, ON_CPU, model="cdc-tiny")
 
 
 # Weight files and training

@@ -107,7 +107,7 @@ def command(
         vector = files.target(reference, syntax, SUFFIX, overwrite=overwrite)
     description = b"" if syntax is None or vector is not None else _read(syntax)
 
-    from cdcodec import api, image
+    from cdcodec import enhancement, image
     from cdcodec.codec import Decoding
 
     named: dict[str, Any] = {} if model is None else {"model": model}
@@ -117,11 +117,11 @@ def command(
     if vector is not None:
         assert reference is not None
         with talk.bar("looking", unit="iterations" if tune else None) as bar:
-            description = api.describe(
+            description = enhancement.describe(
                 files.source(reference), loaded, tune=tune, device=device, progress=bar, **named
             )
     with talk.bar("enhancing", unit="steps") as bar:
-        decoded = api.enhance(
+        decoded = enhancement.enhance(
             loaded,
             Decoding(device=device, **chosen),
             description=description,

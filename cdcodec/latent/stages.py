@@ -172,7 +172,7 @@ class ChainConfig:
     adversarial_start: int = 300
     discriminator_lr: float = 2e-4
     chain_steps: tuple[int, ...] = (1, 2, 2, 5)
-    balance: float = 0.2
+    balance: float = 0.0
 
 
 class ChainObjective(ABC):
