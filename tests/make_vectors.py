@@ -173,6 +173,14 @@ def sound(folder: Path) -> Iterator[Vector]:
             steps=2,
             model=f"{family}-tiny",
         )
+    yield _encoded(
+        "cgdm-86x70",
+        "family cgdm: its base's latents, and a syntax vector in a chunk of its own",
+        crop("astronaut", 10, 160, 70, 86),
+        70,
+        steps=2,
+        model="cgdm-tiny",
+    )
     yield _described(
         "no-steps", "advises 0 steps, which cdc takes as 1", _edited(_base(folder), steps=0)
     )

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +123,7 @@ class FineConfig(PairConfig):
 
 @dataclass
 class _Pairs:
-    """A batch on its way: originals, base decodes, and how often it has been used.
+    """A batch of originals and base decodes, and how often it has been used.
 
     Attributes:
         syntax_on: [B, 1], zero where the vector is to be neutral.
@@ -133,8 +133,16 @@ class _Pairs:
     x_tilde: Tensor
     syntax_on: Tensor
     used: int = 0
-    x_t: Tensor = field(default_factory=lambda: torch.empty(0))
-    indices: list[int] = field(default_factory=list)
+
+
+@dataclass
+class _Chain:
+    """A batch on its way down a chain: the state x_t that the next link takes, and all indices."""
+
+    pairs: _Pairs
+    x_t: Tensor
+    indices: list[int]
+    link: int = 0
 
 
 class _Objective:
@@ -227,7 +235,7 @@ class FineObjective(_Objective):
         self.lpips = Lpips.load(Path(config.lpips)).to(device)
         self.adversary = Adversary(device, config.discriminator_lr)
         self.alpha_bar = self.schedule.alpha_bar
-        self.state: _Pairs | None = None
+        self.state: _Chain | None = None
         self.step = 0
 
     def modules(self) -> dict[str, nn.Module]:
@@ -237,13 +245,14 @@ class FineObjective(_Objective):
     def loss(self, batches: Batches, generator: torch.Generator) -> tuple[Tensor, Logs]:
         """Return the loss of the next link."""
         config = self.config
-        pairs = self.state or self._begin(batches(), generator)
-        x, n = pairs.x, pairs.indices[pairs.used]
+        chain = self.state or self._begin(batches(), generator)
+        pairs, n = chain.pairs, chain.indices[chain.link]
+        x = pairs.x
         s, bpp = self.syntax(pairs, generator)
         t = torch.full((len(x),), n, device=x.device)
-        x_0 = self.estimate(pairs, pairs.x_t, t, s)
+        x_0 = self.estimate(pairs, chain.x_t, t, s)
         grid = grid_energy(x_0, x)
-        if pairs.used == 0:
+        if chain.link == 0:
             error = distortion(x_0, x, config.colour, config.hue).mean() / (255**2 / 4)
             loss, logs = config.first * error, {"psnr_first": psnr(x_0, x)}
         else:
@@ -255,27 +264,28 @@ class FineObjective(_Objective):
             "psnr_base": psnr(pairs.x_tilde, x),
         }
         self.step += 1
-        self._advance(pairs, x_0.detach().clamp(-1, 1), n)
+        self._advance(chain, x_0.detach().clamp(-1, 1))
         return loss, logs
 
-    def _begin(self, x: Tensor, generator: torch.Generator) -> _Pairs:
+    def _begin(self, x: Tensor, generator: torch.Generator) -> _Chain:
         pairs = self.pairs(x, generator)
         lengths = self.config.chain_steps
         pick = int(torch.randint(len(lengths), (), generator=generator, device=x.device))
-        pairs.indices = schedules.timesteps(lengths[pick], TRAIN_STEPS)
-        pairs.x_t = torch.randn(x.shape, generator=generator, device=x.device)
-        self.state = pairs
-        return pairs
+        indices = schedules.timesteps(lengths[pick], TRAIN_STEPS)
+        start = torch.randn(x.shape, generator=generator, device=x.device)
+        self.state = _Chain(pairs, start, indices)
+        return self.state
 
-    def _advance(self, pairs: _Pairs, x_0: Tensor, n: int) -> None:
+    def _advance(self, chain: _Chain, x_0: Tensor) -> None:
         """Take the DDIM step, or drop the batch at the end of its chain."""
-        pairs.used += 1
-        if pairs.used == len(pairs.indices):
+        here = float(self.alpha_bar[chain.indices[chain.link]])
+        chain.link += 1
+        if chain.link == len(chain.indices):
             self.state = None
             return
-        here, there = self.alpha_bar[n], self.alpha_bar[pairs.indices[pairs.used]]
-        eps = (pairs.x_t - here**0.5 * x_0) / (1 - here) ** 0.5
-        pairs.x_t = there**0.5 * x_0 + (1 - there) ** 0.5 * eps
+        there = float(self.alpha_bar[chain.indices[chain.link]])
+        eps = (chain.x_t - here**0.5 * x_0) / (1 - here) ** 0.5
+        chain.x_t = there**0.5 * x_0 + (1 - there) ** 0.5 * eps
 
     def _perceptual(self, x_0: Tensor, pairs: _Pairs) -> tuple[Tensor, Logs]:
         config, x = self.config, pairs.x
