@@ -74,6 +74,10 @@ class Lpips(nn.Module):
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Return the seven tapped maps of x [B, 3, H, W] in -1..1, unit length over channels."""
+        return [_unit(tap.float()) for tap in self.taps(x)]
+
+    def taps(self, x: Tensor) -> list[Tensor]:
+        """Return those maps as they are."""
         x = F.relu(self.stem((x - self.mean) / self.spread))
         taps = [x]
         for number, fire in self.fires.items():
@@ -82,7 +86,7 @@ class Lpips(nn.Module):
             x = fire(x)
             if int(number) in _TAPS:
                 taps.append(x)
-        return [_unit(tap.float()) for tap in taps]
+        return taps
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the distance of x and y, both [B, 3, H, W] in -1..1, per image [B]."""

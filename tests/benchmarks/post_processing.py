@@ -3,7 +3,8 @@
     python -m tests.benchmarks.post_processing PICTURES LPIPS [--large PICTURE] [--tune N]
 
 For every picture and target: one file, decoded as it is, with a neutral vector in place of its own,
-and with one that N iterations tuned. Then the energy of gradients across the borders of patches,
+and with one that N iterations tuned. Beside LPIPS stands a metric that compares structure and
+texture as DISTS does, on maps of the same trunk, as the weights of DISTS can't be had. Then the energy of gradients across the borders of patches,
 against that inside, on the largest picture at hand.
 """
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from cdcodec import api, families
 from cdcodec.bitstream import container as box
@@ -38,6 +40,22 @@ def neutral(data: bytes) -> bytes:
         for chunk in file.chunks
     )
     return box.write(replace(file, chunks=chunks))
+
+
+def structure_and_texture(lpips: Lpips, x: Tensor, y: Tensor) -> float:
+    """Return 1 less the mean of DISTS's two similarities (Ding et al. 2020, eq. 4 and 5).
+
+    On x and y [1, 3, H, W] in -1..1 and the maps of SqueezeNet, all channels alike. 0 is equal.
+    """
+    similar = []
+    for a, b in zip((x, *lpips.taps(x)), (y, *lpips.taps(y)), strict=True):
+        of_a, of_b = a.mean((2, 3)), b.mean((2, 3))
+        covariance = (a * b).mean((2, 3)) - of_a * of_b
+        spread = a.var((2, 3), correction=0) + b.var((2, 3), correction=0)
+        texture = (2 * of_a * of_b + 1e-6) / (of_a.square() + of_b.square() + 1e-6)
+        structure = (2 * covariance + 1e-6) / (spread + 1e-6)
+        similar.append(((texture + structure) / 2).mean())
+    return 1 - float(torch.stack(similar).mean())
 
 
 def seams(residual: NDArray[np.float64]) -> tuple[float, float]:
@@ -70,19 +88,19 @@ def main() -> None:
     options = parser.parse_args()
     lpips = Lpips.load(options.lpips)
 
-    def distance(a: Pixels, b: Pixels) -> float:
-        both = [
+    def distances(a: Pixels, b: Pixels) -> tuple[float, float]:
+        x, y = (
             torch.from_numpy(np.array(each)).permute(2, 0, 1)[None].float() / 127.5 - 1
             for each in (a, b)
-        ]
+        )
         with torch.inference_mode():
-            return float(lpips(*both))
+            return float(lpips(x, y)), structure_and_texture(lpips, x, y)
 
     def psnr(a: Pixels, b: Pixels) -> float:
         return float(10 * np.log10(255**2 / np.square(a.astype(np.float64) - b).mean()))
 
     for target in TARGETS:
-        figures: dict[str, list[tuple[float, float, int]]] = {}
+        figures: dict[str, list[tuple[float, ...]]] = {}
         for path in sorted(options.pictures.iterdir())[: options.count]:
             image = Image.open(path).convert("RGB")
             original = np.asarray(image)
@@ -94,13 +112,14 @@ def main() -> None:
                 steps = 0 if name == "base" else None
                 pixels = api.decode(each, Decoding(steps=steps)).picture.pixels
                 payload = box.read(each).chunk(ChunkType.SYNTAX) or b""
-                row = psnr(pixels, original), distance(pixels, original), len(payload)
+                row = psnr(pixels, original), *distances(pixels, original), len(payload)
                 figures.setdefault(name, []).append(row)
         for name, rows in figures.items():
             means = np.mean(rows, 0)
             print(
                 f"{target} {name:8} PSNR {means[0]:.3f}, LPIPS {means[1]:.4f}, "
-                f"vector {means[2]:.1f} bytes, at most {max(row[2] for row in rows)}",
+                f"structure and texture {means[2]:.4f}, "
+                f"vector {means[3]:.1f} bytes, at most {max(row[3] for row in rows)}",
                 flush=True,
             )
     if options.large:
