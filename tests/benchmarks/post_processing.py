@@ -4,8 +4,8 @@
 
 For every picture and target: one file, decoded as it is, with a neutral vector in place of its own,
 and with one that N iterations tuned. Beside LPIPS stands a metric that compares structure and
-texture as DISTS does, on maps of the same trunk, as the weights of DISTS can't be had. Then the energy of gradients across the borders of patches,
-against that inside, on the largest picture at hand.
+texture as DISTS does, on maps of the same trunk, as the weights of DISTS can't be had. Then the
+energy of gradients across the borders of patches, against that inside, on the picture --large.
 """
 
 from __future__ import annotations
