@@ -197,6 +197,8 @@ def encode(
     pixels = width * height
     watch.lap("read")
     codec = families.load_codec(model, device, offline)
+    if tune < 0:
+        raise InputError(f"tuning takes 0 iterations or more, not {tune}")
     if tune and not isinstance(codec, Describing):
         raise InputError(f"{model} has nothing to tune")
     watch.lap("load")
@@ -221,7 +223,7 @@ def encode(
 
     drafter = Drafter(codec, analysis, header, extras)
 
-    def finish(draft: Draft) -> Draft:
+    def finish(draft: Draft, tune: int = 0) -> Draft:
         """Add what can be told only when all else stands."""
         if not isinstance(codec, Describing):
             return draft
@@ -235,7 +237,7 @@ def encode(
     if points == 1 and bpp is None and size is None:
         quality = 100  # there is one rate, so nobody need ask for it
     if quality is not None:
-        draft = finish(drafter.write(round(quality / 100 * (points - 1))))
+        draft = finish(drafter.write(round(quality / 100 * (points - 1))), tune)
         target_bpp = None
     else:
         if size is None:
@@ -248,6 +250,8 @@ def encode(
             other = drafter.fit(budget, draft.told)
             if other.point > draft.point and len((other := finish(other)).data) <= budget:
                 draft = other
+        if tune and len((tuned := finish(draft, tune)).data) <= budget:
+            draft = tuned
         taken = len(draft.data)
         if taken > budget:
             smallest = f"the smallest possible file has {taken} bytes, {8 * taken / pixels:.4f} bpp"
@@ -426,7 +430,10 @@ def _read_latents(file: Container, walk: Walk) -> tuple[Latents, Reader]:
     reader.finish()
     if isinstance(walk, SideWalk):
         side = {ChunkType(chunk.type): chunk.payload for chunk in file.chunks if chunk.type in SIDE}
-        latents = {**latents, **walk.unpack(side)}
+        told = walk.unpack(side)
+        for name, values in told.items():
+            reader.record(name, values)
+        latents = {**latents, **told}
     return latents, reader
 
 

@@ -21,11 +21,12 @@ from cdcodec.codec import Decoding, Pixels
 from cdcodec.diffusion import schedules
 from cdcodec.errors import BitstreamError, InputError, WeightsError
 from cdcodec.families.cgdm import export, objectives, tuning
-from cdcodec.families.cgdm.codec import OVERLAP, PATCH, CgdmCodec
+from cdcodec.families.cgdm.codec import PATCH, CgdmCodec
 from cdcodec.families.cgdm.config import TINY, TRAIN_STEPS, describe, parse
 from cdcodec.families.cgdm.fusion import DynamicKernel
 from cdcodec.families.cgdm.network import CgdmNetwork, build
 from cdcodec.families.cgdm.walk import LIMIT, MAX_SYNTAX_BYTES, CgdmWalk
+from tests.benchmarks.post_processing import seams
 
 MODEL = "cgdm-tiny"
 ON_CPU = Decoding(device="cpu")
@@ -157,24 +158,25 @@ def test_no_steps_give_the_base_codecs_picture(original: Pixels) -> None:
 
 def test_all_patches_start_from_the_same_tile_of_noise(codec: CgdmCodec) -> None:
     flat = np.full((3 * PATCH, 2 * PATCH, 3), 120, np.uint8)
-    restored = codec.enhance(flat, b"", replace(ON_CPU, steps=3, decoder="ddim", stochasticity=1.0))
-    inside = np.s_[64:128, 64:128]
-    first = restored[inside]
-    again = restored[PATCH:, :][inside]
-    assert first.std() > 0
-    # A flat picture repeats with the tile, but for what windows end in between.
-    assert np.abs(first.astype(int) - again).mean() < 0.5 * first.std() + 1
+
+    def restored(seed: int) -> Pixels:
+        choices = {"steps": 3, "decoder": "ddim", "stochasticity": 1.0, "seed": seed}
+        return codec.enhance(flat, b"", replace(ON_CPU, **choices))
+
+    # Both windows lie inside of patches, and whole tiles apart.
+    whole = restored(seed=0).astype(int)
+    first, again = (whole[top : top + 48, 64:112] for top in (64, 64 + PATCH))
+    other = restored(seed=1)[64:112, 64:112].astype(int)
+    assert np.abs(first - again).max() <= 2  # rounding to bfloat16
+    assert np.abs(first - other).max() > 5
 
 
-def test_patches_overlap_and_leave_no_seam(codec: CgdmCodec, photograph: Pixels) -> None:
+def test_patches_leave_no_seam(codec: CgdmCodec, photograph: Pixels) -> None:
     picture = np.array(Image.fromarray(photograph).resize((3 * PATCH, 2 * PATCH)))
     decoding = replace(ON_CPU, steps=3, decoder="ddim", stochasticity=1.0)
     restored = codec.enhance(picture, b"", decoding).astype(np.float64)
-    steps = np.abs(np.diff(restored - picture, axis=1)).mean((0, 2))
-    borders = [PATCH - OVERLAP, PATCH]
-    at = np.mean([steps[border - 1] for border in borders])
-    inside = np.delete(steps, [border - 1 for border in borders]).mean()
-    assert at < 1.5 * inside
+    at, inside = seams(restored - picture)
+    assert at == pytest.approx(inside, rel=0.2)  # a random network; figures are in RESULTS.md
 
 
 def test_kernels_start_as_the_identity_and_differ_from_sample_to_sample() -> None:
@@ -197,15 +199,35 @@ def test_tuning_is_never_worse_by_its_own_objective(
 ) -> None:
     decoded = np.array(Image.open(jpeg))
     schedule = schedules.cosine(TRAIN_STEPS)
-    tuner = tuning.tuner(codec.network, schedule, original, decoded, codec.device)
-    start = tuning.generate(codec.network.syntax, original, decoded, codec.device)
-    calls: list[tuple[int, int]] = []
-    best = tuning.tune(tuner, start, 25, lambda *done: calls.append(done))
-    costs = [tuner.judge(torch.from_numpy(s[None].astype(np.float32))) for s in (start, best)]
-    assert costs[1] <= costs[0]
-    assert calls == [(n, 25) for n in range(1, 26)]
-    assert (best != start).any()
-    assert np.abs(best).max() <= LIMIT
+    tile = torch.randn(1, 3, PATCH, PATCH, generator=torch.Generator().manual_seed(0))
+    tuner = tuning.choose_patches(codec.network, schedule, original, decoded, tile)
+    generated = tuning.generate(codec.network.syntax, original, decoded, codec.device)
+    too_long = np.full_like(generated, 100)
+    fit = codec.walk.syntax.shrink
+    for start in (generated, too_long):
+        calls: list[tuple[int, int]] = []
+        best = tuning.tune(tuner, start, 25, fit, lambda *done: calls.append(done))  # noqa: B023
+        costs = [
+            tuner.judge(torch.from_numpy(s[None].astype(np.float32))) for s in (fit(start), best)
+        ]
+        assert costs[1] <= costs[0]
+        assert calls == [(n, 25) for n in range(1, 26)]
+        assert len(codec.walk.syntax.pack(best)) <= MAX_SYNTAX_BYTES
+    assert (best != fit(too_long)).any()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (200, 9), (17, 150)])
+def test_pictures_of_any_size_can_be_tuned_and_enhanced(
+    original: Pixels, size: tuple[int, int]
+) -> None:
+    picture = Image.fromarray(original).resize(size)
+    data = api.encode(picture, quality=50, model=MODEL, tune=3, device="cpu").data
+    assert api.decode(data, replace(ON_CPU, steps=2)).image.size == size
+    description = enhancement.describe(picture, picture, model=MODEL, tune=3, device="cpu")
+    enhanced = enhancement.enhance(
+        picture, replace(ON_CPU, steps=2), model=MODEL, description=description
+    )
+    assert enhanced.image.size == size
 
 
 def test_tuning_changes_the_chunk_only(original: Pixels) -> None:
@@ -250,15 +272,40 @@ def test_a_vector_made_of_the_reference_is_written_and_read(
         [str(jpeg), "-o", str(tmp_path / "a.png"), "--reference", str(reference), *common],
     )
     assert made.exit_code == 0, made.output
-    assert 4 < len(vector.read_bytes()) <= 4 + MAX_SYNTAX_BYTES
+    assert 8 < len(vector.read_bytes()) <= 8 + MAX_SYNTAX_BYTES
     used = CliRunner().invoke(enhance, [str(jpeg), "-o", str(tmp_path / "b.png"), *common])
     assert used.exit_code == 0, used.output
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    whole = vector.read_bytes()
+    for damaged in (b"", whole[:-1], whole[:5] + bytes([whole[5] ^ 1]) + whole[6:]):
+        vector.write_bytes(damaged)
+        refused = CliRunner().invoke(enhance, [str(jpeg), "-o", str(tmp_path / "c.png"), *common])
+        assert isinstance(refused.exception, BitstreamError)
+        assert not (tmp_path / "c.png").exists()
 
 
-def test_vectors_of_other_weights_are_refused(jpeg: Path) -> None:
-    with pytest.raises(BitstreamError, match="other weights"):
+@pytest.mark.parametrize("victim", ["photo.jpg", "out.png"])
+def test_a_vector_does_not_take_the_place_of_a_picture(
+    jpeg: Path, original: Pixels, tmp_path: Path, victim: str
+) -> None:
+    copy, reference = tmp_path / "photo.jpg", tmp_path / "original.png"
+    copy.write_bytes(jpeg.read_bytes())
+    Image.fromarray(original).save(reference)
+    arguments = [str(copy), "-o", str(tmp_path / "out.png"), "--reference", str(reference)]
+    result = CliRunner().invoke(
+        enhance, [*arguments, "--syntax", str(tmp_path / victim), "--overwrite", "--model", MODEL]
+    )
+    assert isinstance(result.exception, InputError)
+    assert copy.read_bytes() == jpeg.read_bytes()
+
+
+def test_vectors_of_other_weights_are_refused(jpeg: Path, walk: CgdmWalk) -> None:
+    with pytest.raises(BitstreamError, match="damaged"):
         enhancement.enhance(jpeg, ON_CPU, model=MODEL, description=b"nonsense")
+    others = CgdmWalk(families.load_walk("cdc-nano", True), walk.syntax)
+    vector = np.ones(len(walk.syntax.index), np.int32)
+    with pytest.raises(BitstreamError, match="other weights"):
+        enhancement.enhance(jpeg, ON_CPU, model=MODEL, description=others.seal(vector))
 
 
 def test_a_reference_of_another_size_is_refused(jpeg: Path, photograph: Pixels) -> None:
@@ -309,6 +356,17 @@ def test_ten_steps_lower_the_loss(
     logs = list(descend(kind(network, config), batch, steps=10))
     assert logs[-1]["total"] < logs[0]["total"]
     assert logs[0]["bits"] > 0
+
+
+def test_training_on_later_links_lowers_the_perceptual_loss(
+    network: CgdmNetwork, batch: Tensor, lpips: Path
+) -> None:
+    config = objectives.FineConfig(
+        base="cdc-tiny", lpips=str(lpips), chain_steps=(2,), adversarial_start=99, others=0.0
+    )
+    logs = list(descend(objectives.FineObjective(network, config), batch, steps=24))[1::2]
+    assert logs[-1]["lpips"] < logs[0]["lpips"]
+    assert logs[-1]["total"] < logs[0]["total"]
 
 
 def test_later_links_of_a_chain_take_the_perceptual_terms(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -9,7 +10,7 @@ import click
 from cdcodec.cli import console, files
 from cdcodec.cli.console import PATH, Talk
 from cdcodec.cli.decode import deliver, image_format
-from cdcodec.errors import InputError
+from cdcodec.errors import BitstreamError, InputError
 
 SUFFIX = ".enhanced"
 MAX_SYNTAX_FILE_BYTES = 64
@@ -88,7 +89,7 @@ def command(
     """Restore the image IN: a JPEG, WebP, AVIF or any other that a lossy codec made.
 
     The texture that comes in is invented: it is likely, and not what was there. With --reference
-    and --syntax, a vector of at most 24 bytes is made of the original and written; whoever has it
+    and --syntax, a vector of at most 28 bytes is made of the original and written; whoever has it
     gets closer to the original with --syntax alone.
 
     Without -o, photo.jpg becomes photo.enhanced.png beside it, and stdin (-) goes to stdout.
@@ -98,41 +99,46 @@ def command(
     if tune and reference is None:
         raise click.UsageError("--tune needs --reference", click.get_current_context())
     talk = Talk(quiet, verbose, as_json)
+    for option, name in (("--reference", reference), ("--syntax", syntax)):
+        if name == files.STANDARD:
+            raise click.UsageError(f"{option} must be a file", click.get_current_context())
     opened = files.source(source)
     format = image_format(format_name, output)
     target = files.target(source, output, f"{SUFFIX}.{format}", overwrite=overwrite)
-    vector = None
+    vector, description = None, b""
     if reference is not None:
         files.source(reference)
         vector = files.target(reference, syntax, SUFFIX, overwrite=overwrite)
-    description = b"" if syntax is None or vector is not None else _read(syntax)
+        if {os.path.realpath(vector.name)} & {os.path.realpath(n) for n in (source, target.name)}:
+            raise InputError(f"--syntax {syntax} is the input or the output", hint="name another")
+    elif syntax is not None:
+        description = _read(syntax)
 
-    from cdcodec import enhancement, image
+    from cdcodec import enhancement
     from cdcodec.codec import Decoding
 
     named: dict[str, Any] = {} if model is None else {"model": model}
     choices = {"steps": steps, "seed": seed}
     chosen: dict[str, Any] = {name: v for name, v in choices.items() if v is not None}
-    loaded = image.to_image(image.load(opened))  # stdin can be read once only
-    if vector is not None:
-        assert reference is not None
+    picture = opened if isinstance(opened, str) else opened.read()  # it is read twice
+    if reference is not None:
         with talk.bar("looking", unit="iterations" if tune else None) as bar:
             description = enhancement.describe(
-                files.source(reference), loaded, tune=tune, device=device, progress=bar, **named
+                reference, picture, tune=tune, device=device, progress=bar, **named
             )
     with talk.bar("enhancing", unit="steps") as bar:
         decoded = enhancement.enhance(
-            loaded,
+            picture,
             Decoding(device=device, **chosen),
             description=description,
             progress=bar,
             **named,
         )
+    deliver(talk, decoded, source, target, format)
     if vector is not None:
         with vector.open() as fp:
             fp.write(description)
         talk.say(f"{vector.name}: {len(description)} bytes")
-    deliver(talk, decoded, source, target, format)
 
 
 def _read(path: str) -> bytes:
@@ -140,10 +146,14 @@ def _read(path: str) -> bytes:
 
     Raises:
         InputError: If it can't be read.
+        BitstreamError: If it is empty.
     """
     files.source(path)
     try:
         with open(path, "rb") as fp:
-            return fp.read(MAX_SYNTAX_FILE_BYTES)
+            data = fp.read(MAX_SYNTAX_FILE_BYTES)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    if not data:
+        raise BitstreamError(f"{path} is empty")
+    return data

@@ -109,7 +109,8 @@ class _Recorder(_Counter):
         """Return the SHA-256 over names and symbols in the order of the walk, in hexadecimal."""
         return self._hash.hexdigest()
 
-    def _record(self, name: str, values: NDArray[np.int32]) -> None:
+    def record(self, name: str, values: NDArray[np.int32]) -> None:
+        """Add an array to the digest; for those that stand beside the walk, in other streams."""
         self._hash.update(name.encode() + b"\0" + values.astype("<i4", copy=False).tobytes())
 
 
@@ -139,7 +140,7 @@ class Writer(_Recorder):
         if escaped.size:
             self._escape(_excess(grouped[escaped], index[escaped], tables))
         self._count_symbols(name, grouped, symbols, escaped, index, tables)
-        self._record(name, checked)
+        self.record(name, checked)
         return checked
 
     def uniform(
@@ -154,7 +155,7 @@ class Writer(_Recorder):
         if cardinality > 1 and checked.size:
             self._pending.append((checked.ravel(), ans.uniform(cardinality)))
         self._count_uniform(name, checked, cardinality)
-        self._record(name, checked)
+        self.record(name, checked)
         return checked
 
     def finish(self) -> bytes:
@@ -210,7 +211,7 @@ class Reader(_Recorder):
         self._count_symbols(name, grouped, symbols, escaped, index, tables)
         decoded = np.empty_like(grouped)
         decoded[order] = grouped
-        self._record(name, decoded)
+        self.record(name, decoded)
         return decoded.reshape(table_index.shape)
 
     def uniform(
@@ -224,7 +225,7 @@ class Reader(_Recorder):
         else:
             decoded = np.zeros(count, dtype=np.int32)
         self._count_uniform(name, decoded, cardinality)
-        self._record(name, decoded)
+        self.record(name, decoded)
         return decoded.reshape(shape)
 
     def finish(self) -> None:

@@ -88,7 +88,7 @@ def load_walk(model: str, offline: bool = False) -> Walk:
     return open_walk(weight_set.family, paths[0], weight_set.base, offline)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def load_codec(model: str, device: str = "auto", offline: bool = False) -> Codec:
     """Load a weight set whole.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ class PaperCodec(LatentCodec):
     within the whole: in encoding, where tiles have 1,024 pixels and a margin, as in decoding, where
     their seams are blended.
     """
+
+    texture: ClassVar = 1.0
 
     def pad(self, pixels: Pixels) -> Pixels:
         """Pad with zeros to multiples of 64, as the authors do."""

@@ -47,12 +47,13 @@ def bundle(path: Path, source: str, measured: Mapping[str, float] = {}) -> weigh
         measured=dict(measured) or entry.measured,
     )
     weights.register(weights.registry_path(), updated)
-    families.load_walk.cache_clear()
     for other in weights.load_registry(weights.registry_path()).values():
         if any(each.name == file.name for each in other.files):  # sets may share a file
             shared = dataclasses.replace(other, files=_with(file, other))
             weights.register(weights.registry_path(), shared)
-        if other.base == entry.name:  # its files hold this one's latents
+    families.load_walk.cache_clear()
+    for other in weights.load_registry(weights.registry_path()).values():
+        if other.base == entry.name and other.model_id:  # its files hold this one's latents
             behind = dataclasses.replace(
                 other, model_id=families.load_walk(other.name).model_id.hex()
             )

@@ -2,10 +2,11 @@
 
     python -m tests.benchmarks.post_processing PICTURES LPIPS [--large PICTURE] [--tune N]
 
-For every picture and target: one file, decoded as it is, with a neutral vector in place of its own,
-and with one that N iterations tuned. Beside LPIPS stands a metric that compares structure and
-texture as DISTS does, on maps of the same trunk, as the weights of DISTS can't be had. Then the
-energy of gradients across the borders of patches, against that inside, on the picture --large.
+For every picture and target: a file, decoded as it is, with a neutral vector in place of its own,
+and with one that N iterations tuned at the same rate point. Beside LPIPS stands a metric that
+compares structure and texture as DISTS does, on maps of the same trunk, as the weights of DISTS
+can't be had. Then the energy of gradients across the borders of patches, against that inside, on
+the picture --large.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from cdcodec.bitstream import container as box
 from cdcodec.bitstream.container import ChunkType
 from cdcodec.codec import Decoding, Pixels
 from cdcodec.diffusion import tiling
-from cdcodec.families.cgdm.codec import OVERLAP, PATCH, CgdmCodec
+from cdcodec.families.cgdm.codec import OVERLAP, PATCH
 from cdcodec.nn.perceptual import Lpips
 
 MODEL = "cgdm-nano"
@@ -104,10 +105,14 @@ def main() -> None:
         for path in sorted(options.pictures.iterdir())[: options.count]:
             image = Image.open(path).convert("RGB")
             original = np.asarray(image)
-            data = api.encode(image, bpp=target, model=MODEL).data
+            encoded = api.encode(image, bpp=target, model=MODEL)
+            data, point = encoded.data, encoded.point
             files = {"base": data, "vector": data, "neutral": neutral(data)}
             if options.tune:
-                files["tuned"] = api.encode(image, bpp=target, model=MODEL, tune=options.tune).data
+                quality = 100 * point / (families.load_walk(MODEL).rate_points - 1)
+                files["tuned"] = api.encode(
+                    image, quality=quality, model=MODEL, tune=options.tune
+                ).data
             for name, each in files.items():
                 steps = 0 if name == "base" else None
                 pixels = api.decode(each, Decoding(steps=steps)).picture.pixels
@@ -129,8 +134,6 @@ def main() -> None:
             api.decode(data, Decoding(steps=steps)).picture.pixels.astype(np.float64)
             for steps in (0, None)
         )
-        codec = families.load_codec(MODEL)
-        assert isinstance(codec, CgdmCodec)
         at, inside = seams(restored - base)
         print(
             f"{image.size}: gradients at borders {at:.3f}, inside {inside:.3f}, {at / inside:.4f}"

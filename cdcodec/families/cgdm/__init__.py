@@ -2,8 +2,11 @@
 
 Kuang et al., "Consistency Guided Diffusion Model with Neural Syntax for Perceptual Image
 Compression", MM 2024 (paper 004); there is no code of the authors. The post-processor lifts what
-any base codec gives: that of the small presets is the autoencoder of another weight set, which
-weights.toml names, and that of the paper MS-ILLM, in the modules msillm_*.
+any base codec gives. The paper's base is MS-ILLM, in the modules msillm_*. That of the small
+presets is another weight set, which weights.toml names: for cgdm-nano the first step of cdc-nano,
+which noise doesn't reach. A base of the family's own would have been another ten megabytes to ship
+and hours to train, for a worse picture. The price: new bits of cdc-nano are new bits of cgdm-nano,
+which then has to be trained for them.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from cdcodec.errors import WeightsError
 
 if TYPE_CHECKING:
     from cdcodec.codec import Codec, Walk
@@ -24,6 +29,8 @@ def open_walk(path: Path, base: Walk | None = None) -> Walk:
         return MsIllmWalk.load(path)
     from cdcodec.families.cgdm.walk import CgdmWalk, SyntaxTables
 
+    if isinstance(base, CgdmWalk):
+        raise WeightsError(f"{path.name} can't work on the pictures of another post-processor")
     return CgdmWalk(base, SyntaxTables.load(path))
 
 

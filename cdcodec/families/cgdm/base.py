@@ -5,10 +5,10 @@ from __future__ import annotations
 from cdcodec.codec import Codec, Decoding, Latents, Pixels
 
 
-def decode_base(
-    base: Codec, latents: Latents, width: int, height: int, point: int, decoding: Decoding
-) -> Pixels:
+def decode_base(base: Codec, latents: Latents, width: int, height: int, point: int) -> Pixels:
     """Return x_tilde, the picture [height, width, 3] that a base codec gives in its fewest steps.
+
+    None of the reader's choices matter to it: encoder and decoder must see the same.
 
     Args:
         base: The codec.
@@ -16,14 +16,7 @@ def decode_base(
         width: Of the picture, in pixels.
         height: Likewise.
         point: Rate point.
-        decoding: The reader's choices; only the tile is looked at, for x_tilde must be the same
-            for encoder and decoder.
     """
     name, info = next(iter(base.decoders.items()))
-    plain = Decoding(
-        steps=info.min_steps,
-        decoder=name,
-        stochasticity=info.stochasticity,
-        tile=decoding.tile,
-    )
+    plain = Decoding(steps=info.min_steps, decoder=name, stochasticity=info.stochasticity)
     return base.synthesise(latents, width, height, point, plain)

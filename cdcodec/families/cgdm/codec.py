@@ -12,7 +12,6 @@ from torch import Tensor
 from cdcodec import image
 from cdcodec.codec import Codec, DecoderInfo, Decoding, IntArray, Latents, Pixels, Progress
 from cdcodec.diffusion import noise, pictures, samplers, schedules, tiling
-from cdcodec.errors import BitstreamError
 from cdcodec.families.cgdm import tuning
 from cdcodec.families.cgdm.base import decode_base
 from cdcodec.families.cgdm.config import TRAIN_STEPS
@@ -80,7 +79,7 @@ class CgdmCodec:
     ) -> Latents:
         """Make the syntax vector of pixels [H, W, 3]; see codec.Describing."""
         height, width = pixels.shape[:2]
-        decoded = decode_base(self.base, latents, width, height, point, Decoding())
+        decoded = decode_base(self.base, latents, width, height, point)
         return {"syntax": self._syntax(pixels, decoded, tune, progress)}
 
     def synthesise(
@@ -93,16 +92,15 @@ class CgdmCodec:
         progress: Progress | None = None,
     ) -> Pixels:
         """Decode the base's picture and restore it; with 0 steps it is the base's picture."""
-        decoded = decode_base(self.base, latents, width, height, point, decoding)
+        decoded = decode_base(self.base, latents, width, height, point)
         return self._restore(decoded, latents["syntax"], decoding, progress)
 
     def describe_picture(
         self, original: Pixels, decoded: Pixels, tune: int, progress: Progress | None = None
     ) -> bytes:
-        """Return model id and syntax chunk for another codec's picture; see codec.Enhancing."""
-        return self.walk.model_id + self.walk.syntax.pack(
-            self._syntax(original, decoded, tune, progress)
-        )
+        """Return a description of an original; see codec.Enhancing and CgdmWalk.seal."""
+        syntax = self._syntax(original, decoded, tune, progress)
+        return self.walk.seal(syntax)
 
     def enhance(
         self,
@@ -112,10 +110,7 @@ class CgdmCodec:
         progress: Progress | None = None,
     ) -> Pixels:
         """Restore another codec's picture [H, W, 3]; see codec.Enhancing."""
-        model_id = self.walk.model_id
-        if description and not description.startswith(model_id):
-            raise BitstreamError("the syntax vector was made for other weights, or is none")
-        syntax = self.walk.syntax.unpack(description[len(model_id) :])
+        syntax = self.walk.unseal(description)
         return self._restore(decoded, syntax, decoding, progress)
 
     @torch.inference_mode()
@@ -130,7 +125,8 @@ class CgdmCodec:
         stride = self.network.config.stride
         padded = image.pad(decoded, stride)
         s = torch.from_numpy(syntax.astype(np.float32)).to(self.device)[None]
-        start = self._noise_tile(decoding)
+        assert decoding.stochasticity is not None
+        start = decoding.stochasticity * self._noise_tile(decoding.seed)
         indices = schedules.timesteps(decoding.steps, TRAIN_STEPS)
 
         def render(window: tiling.Tile, step: Progress) -> Tensor:
@@ -138,9 +134,7 @@ class CgdmCodec:
             x_tilde = pictures.to_tensor(
                 padded[window.top : bottom, window.left : right], self.device
             )
-            rows = torch.arange(window.top, bottom, device=self.device) % PATCH
-            columns = torch.arange(window.left, right, device=self.device) % PATCH
-            x_t = start[:, :, rows[:, None], columns]
+            x_t = tuning.repeated(start, window.top, window.left, window.height, window.width)
             with autocast(self.device):
                 denoise = tuning.denoiser(self.network, x_tilde, s)
                 return samplers.ddim(denoise, x_t, indices, self.schedule.alpha_bar, step)
@@ -155,16 +149,17 @@ class CgdmCodec:
             progress=progress,
         )[:height, :width]
 
-    def _noise_tile(self, decoding: Decoding) -> Tensor:
-        assert decoding.stochasticity is not None
-        tile = noise.gaussian(decoding.seed, 0, 0, PATCH, PATCH, 3)
-        return decoding.stochasticity * torch.from_numpy(tile).to(self.device)[None]
+    def _noise_tile(self, seed: int) -> Tensor:
+        return torch.from_numpy(noise.gaussian(seed, 0, 0, PATCH, PATCH, 3)).to(self.device)[None]
 
     def _syntax(
         self, original: Pixels, decoded: Pixels, tune: int, progress: Progress | None
     ) -> IntArray:
         s = tuning.generate(self.network.syntax, original, decoded, self.device)
-        if tune:
-            tuner = tuning.tuner(self.network, self.schedule, original, decoded, self.device)
-            s = tuning.tune(tuner, s, tune, progress)
-        return self.walk.syntax.shrink(s)
+        shrink = self.walk.syntax.shrink
+        if not tune:
+            return shrink(s)
+        tuner = tuning.choose_patches(
+            self.network, self.schedule, original, decoded, self._noise_tile(seed=0)
+        )
+        return tuning.tune(tuner, s, tune, shrink, progress)

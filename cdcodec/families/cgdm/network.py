@@ -6,6 +6,11 @@
 
 The consistency encoder doesn't see the step: it runs once a picture.
 
+Beyond the paper: d_i joins what comes up from the coarser scale (eq. 4 has the latter alone), as
+the paper's U-Net has skips; the decoder's blocks see the step too; there is no normalisation, which
+would tie a patch to its surroundings; the small presets work on 4x4 blocks of pixels laid out as
+channels, for the sake of a CPU.
+
 What the decoder puts out is the residual r of x_0 against x_tilde; the noise that the paper's
 network predicts follows from it: eps = (x_t - sqrt(alpha_bar) (x_tilde + r)) / sqrt(1 - alpha_bar).
 A network of this size that puts out eps itself leaves a thousandth of the noise wrong, and where

@@ -12,13 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cdcodec.families.cgdm.config import CgdmConfig
+from cdcodec.families.cgdm.walk import LIMIT
 from cdcodec.nn.blocks import conv, round_through
 
 UNIT = 16
 """A value of s is held in units of 1/16."""
-
-LIMIT = 127
-"""Largest magnitude of a value: it has 8 bits."""
 
 INDEX_UNIT = 64.0
 """Table indices are trained in this unit, so that one learning rate suits all parameters."""

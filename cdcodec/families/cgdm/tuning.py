@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cdcodec.codec import IntArray, Pixels, Progress
-from cdcodec.diffusion import noise, pictures, samplers, schedules
+from cdcodec.diffusion import pictures, samplers, schedules
 from cdcodec.diffusion.prediction import Denoiser, from_x0
 from cdcodec.families.cgdm.config import TRAIN_STEPS
 from cdcodec.families.cgdm.network import CgdmNetwork
-from cdcodec.families.cgdm.syntax import INDEX_UNIT, LIMIT, SyntaxGenerator
+from cdcodec.families.cgdm.syntax import INDEX_UNIT, SyntaxGenerator
+from cdcodec.families.cgdm.walk import LIMIT
 from cdcodec.nn.blocks import round_through
 from cdcodec.nn.device import autocast
 from cdcodec.nn.losses import detail_energy, gaussian_bits
@@ -25,8 +27,8 @@ STEPS = 9
 TILE = 1024
 """Side in pixels of what the generator sees at once; its means are taken over the picture."""
 
-PATCH = 128
-"""Side in pixels of the patches that a vector is tuned on."""
+PATCH, LEAST_PATCH = 128, 32
+"""Sides in pixels of the patches that a vector is tuned on: usually, and of thin pictures."""
 
 LEARNING_RATE = 0.6
 """Adam's, in whole steps of the vector."""
@@ -72,8 +74,9 @@ class Tuner:
     """The patches of a picture, and what a vector is worth on them.
 
     The paper's objective (eq. 7) has perceptual terms whose networks no user need have; here the
-    energy of fine detail stands for them. It tunes the generator's parameters, which can do no
-    more for one picture than move this vector.
+    energy of fine detail stands for them. The paper tunes the generator's parameters, 250 times at
+    5e-5, on patches drawn at random; these can do no more for one picture than move its vector,
+    which is what is tuned here, on four fixed patches, so that vectors can be compared.
 
     Attributes:
         network: Whose parameters stay as they are.
@@ -107,43 +110,77 @@ class Tuner:
         return self.objective(s, slice(None)).item()
 
 
-def tuner(
+def choose_patches(
     network: CgdmNetwork,
     schedule: schedules.Schedule,
     original: Pixels,
     decoded: Pixels,
-    device: torch.device,
+    noise_tile: Tensor,
 ) -> Tuner:
-    """Choose patches of a picture [H, W, 3], spread over it."""
+    """Choose patches of a picture [H, W, 3], spread over it.
+
+    Args:
+        network: Whose vector it is.
+        schedule: Of its diffusion process.
+        original: The picture.
+        decoded: What a base codec made of it.
+        noise_tile: What the decoder starts from [1, 3, T, T], repeated over the picture.
+    """
     stride = network.config.stride
     height, width = original.shape[:2]
-    rows, columns = (min(PATCH, extent + -extent % stride) for extent in (height, width))
-    places = [(down, right) for down in (0.25, 0.75) for right in (0.25, 0.75)]
+    rows, columns = (
+        max(LEAST_PATCH, min(PATCH, extent + -extent % stride)) for extent in (height, width)
+    )
     corners = [
         (int(down * max(0, height - rows)), int(right * max(0, width - columns)))
-        for down, right in places
+        for down in (0.25, 0.75)
+        for right in (0.25, 0.75)
     ]
 
     def cut(pixels: Pixels) -> Tensor:
-        padded = np.pad(pixels, ((0, stride), (0, stride), (0, 0)), mode="edge")
+        margins = ((0, max(0, rows - height)), (0, max(0, columns - width)), (0, 0))
+        padded = np.pad(pixels, margins, mode="edge")
         patches = [padded[y : y + rows, x : x + columns] for y, x in corners]
-        return torch.cat([pictures.to_tensor(patch, device) for patch in patches])
+        return torch.cat([pictures.to_tensor(patch, noise_tile.device) for patch in patches])
 
-    tile = torch.from_numpy(noise.gaussian(0, 0, 0, rows, columns, 3)).to(device)
-    x_t = tile.expand(len(corners), -1, -1, -1)
+    x_t = torch.cat([repeated(noise_tile, y, x, rows, columns) for y, x in corners])
     return Tuner(network, schedule, cut(original), cut(decoded), x_t, height * width)
 
 
+def repeated(tile: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
+    """Return a window of the plane that a tile [1, C, T, T] covers again and again."""
+    side = tile.shape[-1]
+    rows = torch.arange(top, top + height, device=tile.device) % side
+    columns = torch.arange(left, left + width, device=tile.device) % side
+    return tile[:, :, rows[:, None], columns]
+
+
 def tune(
-    tuner: Tuner, start: IntArray, iterations: int, progress: Progress | None = None
+    tuner: Tuner,
+    start: IntArray,
+    iterations: int,
+    fit: Callable[[IntArray], IntArray],
+    progress: Progress | None = None,
 ) -> IntArray:
     """Improve a vector [S] by Adam through the whole chain, and return the best one seen.
 
     It is never worse than the start by the tuner's own objective.
+
+    Args:
+        tuner: What a vector is worth.
+        start: Where to start.
+        iterations: Updates.
+        fit: Makes a vector one that a file can take; only those are judged.
+        progress: Called with (iterations done, iterations in all).
     """
-    vector = torch.from_numpy(start.astype(np.float32)).to(tuner.x.device)[None]
-    best, least = vector, tuner.judge(vector)
-    vector = vector.clone().requires_grad_(True)
+    device = tuner.x.device
+
+    def row(integers: IntArray) -> Tensor:
+        return torch.from_numpy(integers.astype(np.float32)).to(device)[None]
+
+    best = fit(start)
+    least = tuner.judge(row(best))
+    vector = row(best).requires_grad_(True)
     optimizer = torch.optim.Adam([vector], lr=LEARNING_RATE)
     for done in range(1, iterations + 1):
         patch = done % len(tuner.x)
@@ -152,13 +189,13 @@ def tune(
         tuner.objective(rounded, slice(patch, patch + 1)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if done % JUDGE_EVERY == 0 or done == iterations:
-            candidate = vector.detach().round().clamp(-LIMIT, LIMIT)
-            cost = tuner.judge(candidate)
+            candidate = fit(_integers(vector.detach().clamp(-LIMIT, LIMIT)))
+            cost = tuner.judge(row(candidate))
             if cost < least:
                 best, least = candidate, cost
         if progress is not None:
             progress(done, iterations)
-    return _integers(best)
+    return best
 
 
 def _integers(vector: Tensor) -> IntArray:

@@ -6,6 +6,7 @@ formats/families.md describes it for other implementations. Nothing here imports
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ LIMIT = 127
 
 MAX_SYNTAX_BYTES = 20
 """Longest syntax chunk."""
+
+CRC_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class SyntaxTables:
 
         Raises:
             BitstreamError: If it isn't one.
+            DesyncError: If the stream doesn't end with the vector.
         """
         if len(payload) > MAX_SYNTAX_BYTES:
             raise BitstreamError(
@@ -161,3 +165,24 @@ class CgdmWalk:
             BitstreamError: If the chunk isn't one that pack makes.
         """
         return {"syntax": self.syntax.unpack(chunks[ChunkType.SYNTAX])}
+
+    def seal(self, syntax: IntArray) -> bytes:
+        """Return a vector as a file of its own: model id, the chunk's payload, CRC-32 of both."""
+        body = self.model_id + self.syntax.pack(syntax)
+        return body + zlib.crc32(body).to_bytes(CRC_BYTES, "little")
+
+    def unseal(self, data: bytes) -> IntArray:
+        """Return the vector [S] of what seal made, or the neutral one of nothing.
+
+        Raises:
+            BitstreamError: If it is damaged, or made for other weights.
+            DesyncError: If the vector decodes to something else than was written.
+        """
+        if not data:
+            return self.syntax.unpack(b"")
+        body, crc = data[:-CRC_BYTES], data[-CRC_BYTES:]
+        if zlib.crc32(body).to_bytes(CRC_BYTES, "little") != crc:
+            raise BitstreamError("not a syntax vector, or a damaged one")
+        if not body.startswith(self.model_id):
+            raise BitstreamError("the syntax vector was made for other weights")
+        return self.syntax.unpack(body[len(self.model_id) :])
