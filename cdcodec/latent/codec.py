@@ -25,7 +25,6 @@ from cdcodec.nn.device import autocast
 from cdcodec.nn.latent_diffusion import LATENT_STRIDE, LatentPrior
 from cdcodec.nn.unet import predict_noise
 
-
 TEXTURE = 0.65
 """How far z_0 of the small presets goes from z_c, the most faithful, to the chain's end.
 
