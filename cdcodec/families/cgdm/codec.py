@@ -14,7 +14,7 @@ from cdcodec.codec import Codec, DecoderInfo, Decoding, IntArray, Latents, Pixel
 from cdcodec.diffusion import noise, pictures, samplers, schedules, tiling
 from cdcodec.families.cgdm import tuning
 from cdcodec.families.cgdm.base import decode_base
-from cdcodec.families.cgdm.config import TRAIN_STEPS
+from cdcodec.families.cgdm.config import TEXTURE, TRAIN_STEPS
 from cdcodec.families.cgdm.export import read
 from cdcodec.families.cgdm.network import CgdmNetwork
 from cdcodec.families.cgdm.walk import CgdmWalk
@@ -137,7 +137,8 @@ class CgdmCodec:
             x_t = tuning.repeated(start, window.top, window.left, window.height, window.width)
             with autocast(self.device):
                 denoise = tuning.denoiser(self.network, x_tilde, s)
-                return samplers.ddim(denoise, x_t, indices, self.schedule.alpha_bar, step)
+                x_0 = samplers.ddim(denoise, x_t, indices, self.schedule.alpha_bar, step)
+            return torch.lerp(x_tilde, x_0, TEXTURE)
 
         return pictures.synthesise(
             render,

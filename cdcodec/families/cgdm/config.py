@@ -19,6 +19,15 @@ METADATA_KEY = "cdcodec"
 TRAIN_STEPS = 1000
 """Length of the diffusion process."""
 
+TEXTURE = 0.65
+"""How far a picture goes from x_tilde, the most faithful, to the chain's end.
+
+The estimators with the best trade of distortion for naturalness lie on the line between the two
+ends (Freirich et al. 2021, "A theory of the distortion-perception tradeoff in Wasserstein space").
+On four photographs that are neither trained nor reported on (scikit-image's astronaut, coffee,
+chelsea and rocket) LPIPS is no worse here than at the end, and PSNR 0.2 to 0.4 dB better.
+"""
+
 
 @dataclass(frozen=True)
 class CgdmConfig:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from cdcodec.codec import IntArray, Pixels, Progress
 from cdcodec.diffusion import pictures, samplers, schedules
 from cdcodec.diffusion.prediction import Denoiser, from_x0
-from cdcodec.families.cgdm.config import TRAIN_STEPS
+from cdcodec.families.cgdm.config import TEXTURE, TRAIN_STEPS
 from cdcodec.families.cgdm.network import CgdmNetwork
 from cdcodec.families.cgdm.syntax import INDEX_UNIT, SyntaxGenerator
 from cdcodec.families.cgdm.walk import LIMIT
@@ -100,6 +100,7 @@ class Tuner:
         with autocast(x.device):
             denoise = denoiser(self.network, x_tilde, s.expand(len(x), -1))
             x_0 = samplers.ddim(denoise, x_t, indices, self.schedule.alpha_bar)
+        x_0 = torch.lerp(x_tilde, x_0, TEXTURE)
         index = INDEX_UNIT * self.network.syntax.index.detach()
         bpp = gaussian_bits(s, index).sum() / self.pixels
         return F.l1_loss(x_0, x) + ENERGY * detail_energy(x_0, x) + RATE * bpp
