@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from PIL import Image
 from torch import Tensor, nn
 
 from cdcodec import api, enhancement, families
 from cdcodec.bitstream import container as box
 from cdcodec.bitstream.container import Chunk, ChunkType
-from cdcodec.cli.enhance import command as enhance
+from cdcodec.cli.__main__ import main
 from cdcodec.codec import Decoding, Pixels
 from cdcodec.diffusion import schedules
 from cdcodec.errors import BitstreamError, InputError, WeightsError
@@ -250,12 +249,14 @@ def test_models_with_nothing_to_tune_say_so(original: Pixels) -> None:
 # Other codecs' pictures
 
 
+def enhance(*arguments: object) -> int:
+    """Run the command and return its exit code."""
+    return main(["enhance", *map(str, arguments), "--model", MODEL, "--device", "cpu"])
+
+
 def test_enhance_works_on_another_codecs_picture(jpeg: Path, tmp_path: Path) -> None:
     out = tmp_path / "better.png"
-    result = CliRunner().invoke(
-        enhance, [str(jpeg), "-o", str(out), "--model", MODEL, "--steps", "3", "--device", "cpu"]
-    )
-    assert result.exit_code == 0, result.output
+    assert enhance(jpeg, "-o", out, "--steps", 3) == 0
     with Image.open(jpeg) as before, Image.open(out) as after:
         assert before.size == after.size
         assert (np.array(before) != np.array(after)).any()
@@ -266,21 +267,15 @@ def test_a_vector_made_of_the_reference_is_written_and_read(
 ) -> None:
     reference, vector = tmp_path / "original.png", tmp_path / "out.bin"
     Image.fromarray(original).save(reference)
-    common = ["--model", MODEL, "--device", "cpu", "--steps", "3", "--syntax", str(vector)]
-    made = CliRunner().invoke(
-        enhance,
-        [str(jpeg), "-o", str(tmp_path / "a.png"), "--reference", str(reference), *common],
-    )
-    assert made.exit_code == 0, made.output
+    common = "--steps", 3, "--syntax", vector
+    assert enhance(jpeg, "-o", tmp_path / "a.png", "--reference", reference, *common) == 0
     assert 8 < len(vector.read_bytes()) <= 8 + MAX_SYNTAX_BYTES
-    used = CliRunner().invoke(enhance, [str(jpeg), "-o", str(tmp_path / "b.png"), *common])
-    assert used.exit_code == 0, used.output
+    assert enhance(jpeg, "-o", tmp_path / "b.png", *common) == 0
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     whole = vector.read_bytes()
     for damaged in (b"", whole[:-1], whole[:5] + bytes([whole[5] ^ 1]) + whole[6:]):
         vector.write_bytes(damaged)
-        refused = CliRunner().invoke(enhance, [str(jpeg), "-o", str(tmp_path / "c.png"), *common])
-        assert isinstance(refused.exception, BitstreamError)
+        assert enhance(jpeg, "-o", tmp_path / "c.png", *common) == BitstreamError.exit_code
         assert not (tmp_path / "c.png").exists()
 
 
@@ -291,12 +286,20 @@ def test_a_vector_does_not_take_the_place_of_a_picture(
     copy, reference = tmp_path / "photo.jpg", tmp_path / "original.png"
     copy.write_bytes(jpeg.read_bytes())
     Image.fromarray(original).save(reference)
-    arguments = [str(copy), "-o", str(tmp_path / "out.png"), "--reference", str(reference)]
-    result = CliRunner().invoke(
-        enhance, [*arguments, "--syntax", str(tmp_path / victim), "--overwrite", "--model", MODEL]
-    )
-    assert isinstance(result.exception, InputError)
+    paths = copy, "-o", tmp_path / "out.png", "--reference", reference
+    code = enhance(*paths, "--syntax", tmp_path / victim, "--overwrite")
+    assert code == InputError.exit_code
     assert copy.read_bytes() == jpeg.read_bytes()
+    assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize(
+    "options", [("--reference", "a.png"), ("--tune", 3), ("--syntax", "-"), ("--reference", "-")]
+)
+def test_options_that_make_no_sense_together_are_wrong_usage(
+    jpeg: Path, options: tuple[object, ...]
+) -> None:
+    assert enhance(jpeg, *options) == 2
 
 
 def test_vectors_of_other_weights_are_refused(jpeg: Path, walk: CgdmWalk) -> None:

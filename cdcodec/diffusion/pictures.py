@@ -102,11 +102,7 @@ def synthesise(
     Raises:
         InputError: If tiles of that side don't start and end there.
     """
-    if tile < 2 * overlap or tile % multiple:
-        raise InputError(
-            f"{tile} pixels are no side of a tile",
-            hint=f"multiples of {multiple} from {2 * overlap} are",
-        )
+    check_tile(tile, multiple, overlap)
     windows = tiling.tiles(height, width, tile, overlap, multiple)
     total = steps * len(windows)
     done = 0
@@ -124,6 +120,19 @@ def synthesise(
     out = np.empty((height, width, 3), np.uint8)
     tiling.blend(windows, pixels_of, out)
     return out
+
+
+def check_tile(tile: int, multiple: int, overlap: int = OVERLAP) -> None:
+    """Check the side of a tile.
+
+    Raises:
+        InputError: If pictures can't be rendered in such tiles.
+    """
+    if tile < 2 * overlap or tile % multiple:
+        raise InputError(
+            f"{tile} pixels are no side of a tile",
+            hint=f"multiples of {multiple} from {2 * overlap} are",
+        )
 
 
 def to_tensor(pixels: Pixels, device: torch.device) -> Tensor:

@@ -23,9 +23,9 @@ from cdcodec.nn.device import autocast, pick
 PATCH = 256
 """Side in pixels of the patches that are restored one by one, and of the one tile of noise."""
 
-OVERLAP = 32
-"""Pixels that patches share. The paper's 8 at either edge leave a network of this size, which sees
-some 60 pixels around, a faint step."""
+OVERLAP = 64
+"""Pixels that patches share: about as far as a network of this size sees. The paper has 8 at
+either edge."""
 
 
 class CgdmCodec:
@@ -91,7 +91,11 @@ class CgdmCodec:
         decoding: Decoding,
         progress: Progress | None = None,
     ) -> Pixels:
-        """Decode the base's picture and restore it; with 0 steps it is the base's picture."""
+        """Decode the base's picture and restore it; with 0 steps it is the base's picture.
+
+        Its patches have a size of their own; decoding.tile is an upper limit, which they keep.
+        """
+        pictures.check_tile(decoding.tile, self.network.config.stride)
         decoded = decode_base(self.base, latents, width, height, point)
         return self._restore(decoded, latents["syntax"], decoding, progress)
 
