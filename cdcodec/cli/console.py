@@ -247,6 +247,28 @@ json_option = click.option(
 )
 
 
+output_option = click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    type=PATH,
+    help="File or directory to write; - is stdout.",
+)
+seed_option = click.option(
+    "--seed",
+    type=click.IntRange(0, 2**64 - 1),
+    metavar="N",
+    help="Seed of the noise; default 0. The same seed gives the same image.",
+)
+format_option = click.option(
+    "--format",
+    "format_name",
+    metavar="png|webp|ppm|jpeg|tiff|bmp",
+    help="Format of the image; default by the suffix of OUT, else png.",
+)
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+
+
 def machine_options(command: _Command) -> _Command:
     """Add --device, which arrives as device, and --threads, which takes effect by itself."""
     command = click.option(

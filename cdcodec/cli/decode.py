@@ -52,13 +52,7 @@ def image_format(name: str | None, output: str | None) -> str:
 
 @click.command(short_help="Turn a compressed file back into an image.")
 @click.argument("source", metavar="IN", type=PATH)
-@click.option(
-    "-o",
-    "--output",
-    metavar="OUT",
-    type=PATH,
-    help="File or directory to write; - is stdout.",
-)
+@console.output_option
 @click.option(
     "--steps",
     type=click.IntRange(0, 1000),
@@ -66,12 +60,7 @@ def image_format(name: str | None, output: str | None) -> str:
     help="Diffusion steps; default what the file says. 0 decodes without diffusion.",
 )
 @click.option("--decoder", metavar="NAME", help="Which decoder of the family; default its first.")
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**64 - 1),
-    metavar="N",
-    help="Seed of the noise; default 0. The same seed gives the same image.",
-)
+@console.seed_option
 @click.option(
     "--stochasticity",
     type=Number(min=0),
@@ -84,19 +73,14 @@ def image_format(name: str | None, output: str | None) -> str:
     metavar="S",
     help="Strength of guidance, for families that have it.",
 )
-@click.option(
-    "--format",
-    "format_name",
-    metavar="png|webp|ppm|jpeg|tiff|bmp",
-    help="Format of the image; default by the suffix of OUT, else png.",
-)
+@console.format_option
 @click.option(
     "--max-pixels",
     type=click.IntRange(min=1),
     metavar="N",
     help="Refuse larger images; default 178,956,970.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@console.overwrite_option
 @console.machine_options
 @console.talk_options
 def command(

@@ -22,13 +22,7 @@ def _complete_models(
 
 @click.command(short_help="Compress an image.")
 @click.argument("source", metavar="IN", type=PATH)
-@click.option(
-    "-o",
-    "--output",
-    metavar="OUT",
-    type=PATH,
-    help="File or directory to write; - is stdout.",
-)
+@console.output_option
 @click.option(
     "--bpp",
     type=Number(min=0, min_open=True),
@@ -74,7 +68,7 @@ def _complete_models(
     metavar="N",
     help="Iterations to spend on what the file says of this very image, with models that can.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@console.overwrite_option
 @console.machine_options
 @console.talk_options
 def command(

@@ -18,25 +18,14 @@ MAX_SYNTAX_FILE_BYTES = 64
 
 @click.command(short_help="Make another codec's picture look more natural.")
 @click.argument("source", metavar="IN", type=PATH)
-@click.option(
-    "-o",
-    "--output",
-    metavar="OUT",
-    type=PATH,
-    help="File or directory to write; - is stdout.",
-)
+@console.output_option
 @click.option(
     "--steps",
     type=click.IntRange(0, 1000),
     metavar="N",
     help="Diffusion steps; default the model's.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**64 - 1),
-    metavar="N",
-    help="Seed of the noise; default 0. The same seed gives the same image.",
-)
+@console.seed_option
 @click.option(
     "--model",
     metavar="NAME",
@@ -61,13 +50,8 @@ MAX_SYNTAX_FILE_BYTES = 64
     metavar="N",
     help="Iterations to spend on the syntax vector, with --reference.",
 )
-@click.option(
-    "--format",
-    "format_name",
-    metavar="png|webp|ppm|jpeg|tiff|bmp",
-    help="Format of the image; default by the suffix of OUT, else png.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@console.format_option
+@console.overwrite_option
 @console.machine_options
 @console.talk_options
 def command(
