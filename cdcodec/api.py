@@ -3,6 +3,8 @@
 image ──load───► pixels ─analyse, quantise─► latents ─walk(Writer)─► chunk ─► container ─► bytes
 image ◄─Picture─ pixels ◄───synthesise────── latents ◄─walk(Reader)─ chunk ◄─ container ◄─ bytes
                     └──────describe──► more latents ─walk.pack─► chunks of side information ─┘
+
+Chunks of side information are unpacked before the walk reads.
 """
 
 from __future__ import annotations
@@ -176,13 +178,7 @@ def encode(
         OutOfReach: If the target is below what the model can do; an InputError too.
         WeightsError: If the weights can't be had.
     """
-    if sum(target is not None for target in (bpp, size, quality)) > 1:
-        raise InputError("bpp, size and quality exclude one another")
-    for target in (bpp, size):
-        if target is not None and not 0 <= target < math.inf:
-            raise InputError(f"a target must be a number from 0 upwards, not {target}")
-    if quality is not None and not 0 <= quality <= 100:
-        raise InputError(f"quality runs from 0 to 100, not {quality}")
+    check_targets(bpp, size, quality)
     if metadata not in METADATA:
         raise InputError(f"metadata must be one of {', '.join(METADATA)}, not {metadata}")
     if steps is not None and not 0 <= steps <= box.MAX_STEPS:
@@ -277,6 +273,21 @@ def encode(
     )
 
 
+def check_targets(bpp: float | None, size: int | None, quality: float | None) -> None:
+    """Check what says how far to compress.
+
+    Raises:
+        InputError: If it is no such number, or there are several.
+    """
+    if sum(target is not None for target in (bpp, size, quality)) > 1:
+        raise InputError("bpp, size and quality exclude one another")
+    for target in (bpp, size):
+        if target is not None and not 0 <= target < math.inf:
+            raise InputError(f"a target must be a number from 0 upwards, not {target}")
+    if quality is not None and not 0 <= quality <= 100:
+        raise InputError(f"quality runs from 0 to 100, not {quality}")
+
+
 def decode(
     source: FileSource,
     decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
@@ -302,8 +313,8 @@ def decode(
     header = file.header
     family = families.by_number(header.family)
     watch.lap("read")
-    model, walk = _open_walk(file, family, offline)
-    latents, _reader = _read_latents(file, walk)
+    model, walk = open_walk(file, family, offline)
+    latents, _reader = read_latents(file, walk)
     alpha = file.chunk(ChunkType.ALPHA)
     picture = image.Picture(
         pixels=np.empty((0, 0, 3), np.uint8),
@@ -368,8 +379,8 @@ def info(
     )
     if not verify:
         return described
-    _model, walk = _open_walk(file, described.family, offline)
-    _latents, reader = _read_latents(file, walk)
+    _model, walk = open_walk(file, described.family, offline)
+    _latents, reader = read_latents(file, walk)
     return replace(described, symbols_sha256=reader.digest(), bits=dict(reader.bits))
 
 
@@ -403,8 +414,13 @@ def read_bytes(source: FileSource) -> bytes:
     return data
 
 
-def _open_walk(file: Container, family: str, offline: bool) -> tuple[str, Walk]:
-    """Return name and entropy-coded half of the weight set that a file names."""
+def open_walk(file: Container, family: str, offline: bool) -> tuple[str, Walk]:
+    """Return name and entropy-coded half of the weight set that a file names.
+
+    Raises:
+        BitstreamError: If the file hasn't the chunks of its family.
+        WeightsError: If the weights can't be had.
+    """
     weight_set = weights.by_model_id(file.header.model_id)
     if weight_set.family != family:
         raise BitstreamError(f"file is of family {family}, but its weights are {weight_set.name}")
@@ -418,23 +434,29 @@ def _open_walk(file: Container, family: str, offline: bool) -> tuple[str, Walk]:
     return weight_set.name, families.load_walk(weight_set.name, offline)
 
 
-def _read_latents(file: Container, walk: Walk) -> tuple[Latents, Reader]:
+def read_latents(file: Container, walk: Walk) -> tuple[Latents, Reader]:
+    """Return a file's latents, side information included, and what read them.
+
+    Raises:
+        BitstreamError: If what the file says is beyond the model.
+        DesyncError: If it doesn't decode to what was written.
+    """
     header = file.header
     payload = file.chunk(ChunkType.LATENTS)
     if payload is None:
         raise BitstreamError("file has no latents")
     if header.point >= walk.rate_points:
         raise BitstreamError(f"rate point {header.point} is beyond the model's {walk.rate_points}")
-    reader = Reader(payload)
-    latents = walk.code(reader, None, header.width, header.height, header.point)
-    reader.finish()
+    told: Latents = {}
     if isinstance(walk, SideWalk):
         side = {ChunkType(chunk.type): chunk.payload for chunk in file.chunks if chunk.type in SIDE}
         told = walk.unpack(side)
-        for name, values in told.items():
-            reader.record(name, values)
-        latents = {**latents, **told}
-    return latents, reader
+    reader = Reader(payload)
+    latents = walk.code(reader, told or None, header.width, header.height, header.point)
+    reader.finish()
+    for name, values in told.items():
+        reader.record(name, values)
+    return {**latents, **told}, reader
 
 
 def resolve(

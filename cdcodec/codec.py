@@ -78,7 +78,8 @@ class Walk(Protocol):
 
         Args:
             coder: A Writer, Reader or Meter.
-            latents: What Codec.quantise returned, or None when reading.
+            latents: What Codec.quantise returned. When reading: what SideWalk.unpack returned, or
+                None where there is no side information.
             width: Of the image, in pixels.
             height: Of the image, in pixels.
             point: Rate point, 0..rate_points-1.
@@ -90,7 +91,10 @@ class Walk(Protocol):
 
 @runtime_checkable
 class SideWalk(Walk, Protocol):
-    """The walk of a family whose files have side information in chunks of its own."""
+    """The walk of a family whose files have side information in chunks of its own.
+
+    Those chunks are unpacked first: how many symbols the walk reads may depend on them.
+    """
 
     def pack(self, latents: Latents) -> Mapping[ChunkType, bytes]:
         """Return the payloads of those chunks; of what isn't among the latents, the longest."""
@@ -100,6 +104,21 @@ class SideWalk(Walk, Protocol):
 
         Raises:
             BitstreamError: If they aren't such chunks.
+        """
+
+
+@runtime_checkable
+class ScalableWalk(Walk, Protocol):
+    """The walk of a family whose files hold what is needed to make smaller ones."""
+
+    def shrinker(self, latents: Latents) -> Callable[[int], Latents]:
+        """Return what these latents become at a rate point, by the point.
+
+        At a lower point than their own, it is what Codec.quantise had made of the same image
+        there, bit for bit. At a higher one, they stay what they are.
+
+        Args:
+            latents: Of a file: what `code` returned, and what `unpack` did.
         """
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from cdcodec import rate
 from cdcodec.bitstream import container as box
 from cdcodec.bitstream.container import Chunk, ChunkType, Container, Header
-from cdcodec.codec import Codec, Latents, SideWalk
+from cdcodec.codec import Latents, SideWalk, Walk
 from cdcodec.entropy.coder import Meter, Writer
 
 NOTHING: Latents = {}
@@ -33,11 +34,22 @@ class Draft:
     bits: Mapping[str, float]
 
 
+class Quantiser(Protocol):
+    """What a draft needs of a Codec."""
+
+    @property
+    def walk(self) -> Walk:
+        """See Codec."""
+
+    def quantise(self, analysis: object, point: int) -> Latents:
+        """See Codec."""
+
+
 class Drafter:
     """Writes an image's file at any rate point."""
 
     def __init__(
-        self, codec: Codec, analysis: object, header: Header, extras: Sequence[Chunk]
+        self, codec: Quantiser, analysis: object, header: Header, extras: Sequence[Chunk]
     ) -> None:
         self.codec = codec
         self.analysis = analysis
@@ -65,13 +77,14 @@ class Drafter:
         If even the smallest is too large, that is what comes back.
         """
         size = self.header.width, self.header.height
-        fixed_bytes = len(self._assemble(0, b"", told))
 
         def measure(point: int) -> int:
             meter = Meter()
-            self.codec.walk.code(meter, self.codec.quantise(self.analysis, point), *size, point)
+            quantised = self.codec.quantise(self.analysis, point)
+            latents = self.codec.walk.code(meter, quantised, *size, point)
+            other_bytes = len(self._assemble(point, b"", {**latents, **told}))
             # The coder's state costs up to one 32-bit word beyond the information content.
-            return fixed_bytes + -(-int(meter.total_bits) // 8) + 2
+            return other_bytes + -(-int(meter.total_bits) // 8) + 2
 
         points = self.codec.walk.rate_points
         draft = self.write(rate.search(measure, points, max(budget, 1)), told)

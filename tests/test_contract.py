@@ -12,7 +12,7 @@ from PIL import Image
 from skimage import data
 
 from cdcodec import api, families, weights
-from cdcodec.codec import Codec, Decoding, Latents, Pixels, Walk
+from cdcodec.codec import Codec, Decoding, Describing, Latents, Pixels, SideWalk, Walk
 from cdcodec.entropy.coder import Meter, Reader, Writer
 from cdcodec.errors import InputError, WeightsError
 
@@ -47,6 +47,14 @@ class Subject:
 
     def latents(self, pixels: Pixels, point: int) -> Latents:
         return self.codec.quantise(self.codec.analyse(pixels), point)
+
+    def told(self, pixels: Pixels, latents: Latents, point: int) -> Latents | None:
+        """Return what a reader knows of these latents before the walk."""
+        if not isinstance(self.walk, SideWalk):
+            return None
+        if isinstance(self.codec, Describing):
+            latents = {**latents, **self.codec.describe(pixels, latents, point, 0)}
+        return self.walk.unpack(self.walk.pack(latents))
 
 
 @pytest.fixture(scope="module", params=sorted(families.FAMILIES))
@@ -99,7 +107,8 @@ def test_a_reader_gets_the_latents_that_were_written(
         writer = Writer()
         written = subject.walk.code(writer, subject.latents(pixels, point), *size, point)
         reader = Reader(writer.finish())
-        read = subject.walk.code(reader, None, *size, point)
+        told = subject.told(pixels, written, point)
+        read = subject.walk.code(reader, told, *size, point)
         reader.finish()
         assert list(read) == list(written)
         for name in read:

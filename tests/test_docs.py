@@ -106,9 +106,7 @@ def _where(weight_set: weights.WeightSet) -> str:
 
 def test_families_in_the_readme_are_those_of_the_code() -> None:
     table = {int(row[0]): (row[1], row[3]) for row in rows("## Families")}
-    here = {family.number: (name, "yes") for name, family in families.FAMILIES.items()}
-    planned = {number: (name, "planned") for number, name in families.RESERVED.items()}
-    assert table == here | planned
+    assert table == {family.number: (name, "yes") for name, family in families.FAMILIES.items()}
 
 
 def test_exit_codes_in_the_readme_are_those_of_the_errors() -> None:

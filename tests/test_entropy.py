@@ -26,6 +26,7 @@ from cdcodec.entropy import (
     gaussian_tables,
     tables_from_pmf,
 )
+from cdcodec.entropy.coder import MAX_WEIGHT
 from cdcodec.errors import DesyncError, WeightsError
 from tests.reference_rans import ReferenceDecoder, Table
 
@@ -250,6 +251,64 @@ def test_the_plain_python_decoder_reads_uniform_values(cardinality: int) -> None
     decoder = ReferenceDecoder(writer.finish())
     assert [decoder.pop_uniform(cardinality) for _ in range(12)] == values.tolist()
     assert decoder.is_empty
+
+
+@pytest.mark.parametrize("cardinality", [1, 2, 3, 4, 17, 256])
+@pytest.mark.parametrize("largest", [1, 2**30])
+def test_the_plain_python_decoder_reads_rows(cardinality: int, largest: int) -> None:
+    values = scrambled(64, cardinality, seed=11)
+    values[:2] = 0, cardinality - 1
+    weights = scrambled(64 * cardinality, largest, seed=12).reshape(64, cardinality)
+    weights[:, -1] += 1
+    weights[5:9] = 0
+    weights[5:9, cardinality // 2] = MAX_WEIGHT
+    writer, meter = Writer(), Meter()
+    for coder in (writer, meter):
+        coder.rows("r", values, weights)
+        coder.rows("none", np.zeros(0, int), np.zeros((0, 3), np.int64))
+        coder.uniform("u", values[:5], cardinality, (5,))
+    payload = writer.finish()
+    decoder = ReferenceDecoder(payload)
+    for row, value in zip(weights.tolist(), values.tolist(), strict=True):
+        sums = [sum(row[:k]) * (TOTAL - cardinality) // sum(row) + k for k in range(len(row) + 1)]
+        frequencies = [end - start for start, end in zip(sums[:-1], sums[1:], strict=True)]
+        assert min(frequencies) >= 1
+        assert sum(frequencies) == TOTAL
+        assert cardinality == 1 or decoder.pop(frequencies) == value
+    assert [decoder.pop_uniform(cardinality) for _ in range(5)] == values[:5].tolist()
+    assert decoder.is_empty
+    reader = Reader(payload)
+    assert reader.rows("r", None, weights).tolist() == values.tolist()
+    assert reader.rows("none", None, np.zeros((0, 3), np.int64)).shape == (0,)
+    reader.uniform("u", None, cardinality, (5,))
+    reader.finish()
+    assert reader.digest() == writer.digest()
+    assert reader.bits == pytest.approx(writer.bits)
+    assert meter.bits == pytest.approx(writer.bits)
+    assert 8 * len(payload) == pytest.approx(writer.total_bits, rel=0.001, abs=64)
+
+
+def test_rows_that_do_not_fit_are_refused() -> None:
+    fitting = np.ones((3, 4), np.int64)
+    zeros = np.zeros(3, int)
+    cases: list[tuple[NDArray[np.int64], NDArray[Any]]] = [
+        (zeros + 4, fitting),
+        (zeros - 1, fitting),
+        (np.zeros(2, int), fitting),
+        (zeros, fitting.astype(np.int32)),
+        (zeros, fitting * 0),
+        (zeros, fitting - 2),
+        (zeros, fitting * 2**38),
+        (zeros, fitting * 2**62),
+        (zeros, np.ones((3, 4, 1), np.int64)),
+        (zeros, np.ones((3, 0), np.int64)),
+    ]
+    for values, weights in cases:
+        for coder in (Writer(), Meter()):
+            with pytest.raises(ValueError, match="values|weight|cardinality"):
+                coder.rows("r", values, weights)
+    with pytest.raises(ValueError, match="weight"):
+        Reader(b"").rows("r", None, fitting * 0)
 
 
 # ---- damage

@@ -21,7 +21,7 @@ LAYERS = (
     {"cli"},
     {"training"},
     {"evaluation"},
-    {"enhancement"},
+    {"enhancement", "transcoding"},
     {"api"},
     {"draft", "families"},
     {"latent"},

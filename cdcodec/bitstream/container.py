@@ -29,8 +29,6 @@ MAX_ICC_BYTES = 4 * 2**20
 MAX_EXIF_BYTES = 2**20
 MAX_XMP_BYTES = 2**20
 MAX_TEXT_BYTES = 64 * 2**10
-MIN_CLUT_ENTRIES = 2  # the CLUT's layout is its family's; the range holds for every family
-MAX_CLUT_ENTRIES = 256
 
 
 class ChunkType(IntEnum):

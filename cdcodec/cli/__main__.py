@@ -27,6 +27,7 @@ COMMANDS = {
     "encode": "Compress an image.",
     "decode": "Turn a compressed file back into an image.",
     "enhance": "Make another codec's picture look more natural.",
+    "transcode": "Make a smaller file of a compressed one, without the original.",
     "info": "Say what a compressed file holds.",
     "weights": "List, fetch, add, verify and convert trained weights.",
     "eval": "Compare codecs on real files.",

@@ -266,7 +266,60 @@ format_option = click.option(
     metavar="png|webp|ppm|jpeg|tiff|bmp",
     help="Format of the image; default by the suffix of OUT, else png.",
 )
+max_pixels_option = click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Refuse larger images; default 178,956,970.",
+)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+
+
+def target_options(default: str = "") -> Callable[[_Command], _Command]:
+    """Add --bpp, --size and --quality, which arrive under these names; see `check_targets`.
+
+    Args:
+        default: What is added to the help of --bpp.
+    """
+
+    def add(command: _Command) -> _Command:
+        for option in (
+            click.option(
+                "-q",
+                "--quality",
+                type=Number(0, 100),
+                metavar="F",
+                help="Quality, where 0 is the smallest file that the model makes.",
+            ),
+            click.option(
+                "--size",
+                type=byte_count,
+                metavar="BYTES",
+                help="Bytes that the file may take: 900, 10k, 2KiB.",
+            ),
+            click.option(
+                "--bpp",
+                type=Number(min=0, min_open=True),
+                metavar="F",
+                help=f"Bits per pixel that the file may take{default}.",
+            ),
+        ):
+            command = option(command)
+        return command
+
+    return add
+
+
+def check_targets(*targets: float | None) -> None:
+    """Check that --bpp, --size and --quality don't contradict each other.
+
+    Raises:
+        click.UsageError: More than one was given.
+    """
+    if sum(value is not None for value in targets) > 1:
+        raise click.UsageError(
+            "--bpp, --size and --quality exclude one another", click.get_current_context()
+        )
 
 
 def machine_options(command: _Command) -> _Command:

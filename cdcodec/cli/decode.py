@@ -74,12 +74,7 @@ def image_format(name: str | None, output: str | None) -> str:
     help="Strength of guidance, for families that have it.",
 )
 @console.format_option
-@click.option(
-    "--max-pixels",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Refuse larger images; default 178,956,970.",
-)
+@console.max_pixels_option
 @console.overwrite_option
 @console.machine_options
 @console.talk_options

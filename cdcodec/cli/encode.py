@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cdcodec.cli import console, files
-from cdcodec.cli.console import PATH, Number, Talk, byte_count
+from cdcodec.cli.console import PATH, Talk
+
+if TYPE_CHECKING:
+    from cdcodec.api import Encoded
 
 
 def _complete_models(
@@ -23,25 +28,7 @@ def _complete_models(
 @click.command(short_help="Compress an image.")
 @click.argument("source", metavar="IN", type=PATH)
 @console.output_option
-@click.option(
-    "--bpp",
-    type=Number(min=0, min_open=True),
-    metavar="F",
-    help="Bits per pixel that the file may take; default 0.1.",
-)
-@click.option(
-    "--size",
-    type=byte_count,
-    metavar="BYTES",
-    help="Bytes that the file may take: 900, 10k, 2KiB.",
-)
-@click.option(
-    "-q",
-    "--quality",
-    type=Number(0, 100),
-    metavar="F",
-    help="Quality, where 0 is the smallest file that the model makes.",
-)
+@console.target_options("; default 0.1")
 @click.option(
     "--model",
     metavar="NAME",
@@ -95,10 +82,7 @@ def command(
     Without -o, photo.png becomes photo.cdc beside it, and stdin (-) goes to stdout. If OUT is a
     directory, the file keeps its name there.
     """
-    if sum(value is not None for value in (bpp, size, quality)) > 1:
-        raise click.UsageError(
-            "--bpp, --size and --quality exclude one another", click.get_current_context()
-        )
+    console.check_targets(bpp, size, quality)
     talk = Talk(quiet, verbose, as_json)
     opened = files.source(source)
     target = files.target(source, output, ".cdc", overwrite=overwrite)
@@ -119,6 +103,17 @@ def command(
             progress=bar,
             **named,
         )
+    deliver(talk, encoded, source, target)
+
+
+def deliver(
+    talk: Talk,
+    encoded: Encoded,
+    source: str,
+    target: files.Target,
+    more: Mapping[str, object] = MappingProxyType({}),
+) -> None:
+    """Write a compressed file, and say so; `more` goes into the report."""
     start = time.perf_counter()
     with target.open() as fp:
         fp.write(encoded.data)
@@ -148,6 +143,7 @@ def command(
             "bits": console.rounded(encoded.bits, 2),
             "seconds": console.rounded(seconds, 4),
             "notes": list(encoded.notes),
+            **more,
         },
         stdout_taken=target.is_stdout,
     )

@@ -36,6 +36,10 @@ def uniform(cardinality: int) -> Model:
     return Model(constriction.stream.model.Uniform(cardinality))
 
 
+# A family takes the frequencies less one of every symbol in a row of its own.
+_ROWS = constriction.stream.model.Categorical(perfect=False)
+
+
 class AnsStack:
     """A stack of symbols: the last one pushed is the first one popped."""
 
@@ -58,6 +62,20 @@ class AnsStack:
     def pop(self, count: int, model: Model) -> NDArray[np.int32]:
         """Pop count symbols of one model. Data that was never pushed gives arbitrary symbols."""
         return cast("NDArray[np.int32]", self._coder.decode(model, count))
+
+    def push_rows(self, symbols: NDArray[np.int32], frequencies: NDArray[np.int32]) -> None:
+        """Push symbols [n] with frequencies of their own so that ``pop_rows`` yields them.
+
+        Args:
+            symbols: 0..K-1.
+            frequencies: int32 [n, K], rules as in ``categorical``.
+        """
+        self._coder.encode_reverse(symbols, _ROWS, (frequencies - 1).astype(np.float64))
+
+    def pop_rows(self, frequencies: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Pop a symbol for each row of frequencies [n, K], n >= 1."""
+        parameters = (frequencies - 1).astype(np.float64)
+        return cast("NDArray[np.int32]", self._coder.decode(_ROWS, parameters))
 
     @property
     def is_empty(self) -> bool:

@@ -31,6 +31,10 @@ _LENGTH_MODEL = ans.categorical(_LENGTHS)
 _LENGTH_COSTS = ans.PRECISION - np.log2(_LENGTHS.astype(np.float64)) + np.arange(len(_LENGTHS))
 
 
+MAX_WEIGHT = 2**39 - 1
+"""Largest sum of a row of weights: times 2**24 it still fits 63 bits."""
+
+
 class Coder(Protocol):
     """What a family's walk needs; it can't tell which coder it was given."""
 
@@ -56,6 +60,18 @@ class Coder(Protocol):
             values: Integers of the given shape; a Reader takes None.
             cardinality: Number of possible values, 1..MAX_CARDINALITY.
             shape: Shape of the values, which a Reader can't know otherwise.
+        """
+
+    def rows(
+        self, name: str, values: IntArray | None, weights: NDArray[np.int64]
+    ) -> NDArray[np.int32]:
+        """Code a value for each row of weights and return what the reader will have.
+
+        Args:
+            name: What the values are, for the count of bits and the digest.
+            values: Integers 0..K-1 [n]; a Reader takes None.
+            weights: int64 [n, K], K in 1..MAX_CARDINALITY: what each value is as likely as, at
+                least 0. A row sums to 1..MAX_WEIGHT.
         """
 
 
@@ -97,6 +113,10 @@ class _Counter:
         bits = values.size * (ans.PRECISION - math.log2(share))
         self._bits[name] += bits - last * math.log2(last_share / share)
 
+    def _count_rows(self, name: str, frequencies: NDArray[np.int64]) -> None:
+        bits = ans.PRECISION * len(frequencies) - np.log2(frequencies).sum()
+        self._bits[name] += float(bits)
+
 
 class _Recorder(_Counter):
     """What Writer and Reader have in common: a digest of all that passes."""
@@ -119,7 +139,7 @@ class Writer(_Recorder):
 
     def __init__(self) -> None:
         super().__init__()
-        self._pending: list[tuple[NDArray[np.int32], ans.Model]] = []
+        self._pending: list[tuple[NDArray[np.int32], ans.Model | NDArray[np.int32]]] = []
 
     def symbols(
         self, name: str, values: IntArray | None, table_index: IntArray, tables: Tables
@@ -158,11 +178,30 @@ class Writer(_Recorder):
         self.record(name, checked)
         return checked
 
+    def rows(
+        self, name: str, values: IntArray | None, weights: NDArray[np.int64]
+    ) -> NDArray[np.int32]:
+        """See ``Coder.rows``.
+
+        Raises:
+            ValueError: A value lies outside 0..K-1, or the weights break a rule.
+        """
+        checked = _checked_values(values, weights.shape[:1], 0, weights.shape[-1] - 1)
+        starts, ends = _spans(checked, weights)
+        if weights.shape[1] > 1 and checked.size:
+            self._pending.append(_narrow(checked, starts, ends, weights.shape[1]))
+        self._count_rows(name, ends - starts)
+        self.record(name, checked)
+        return checked
+
     def finish(self) -> bytes:
         """Return the payload; the walk may go on and finish again, longer."""
         stack = ans.AnsStack()
         for symbols, model in reversed(self._pending):
-            stack.push(symbols, model)
+            if isinstance(model, np.ndarray):
+                stack.push_rows(symbols, model)
+            else:
+                stack.push(symbols, model)
         return stack.to_bytes()
 
     def _escape(self, excess: NDArray[np.int64]) -> None:
@@ -228,6 +267,20 @@ class Reader(_Recorder):
         self.record(name, decoded)
         return decoded.reshape(shape)
 
+    def rows(
+        self, name: str, values: IntArray | None, weights: NDArray[np.int64]
+    ) -> NDArray[np.int32]:
+        """See ``Coder.rows``; values is not looked at."""
+        count, cardinality = weights.shape
+        frequencies = np.diff(_bounds(_cumulative(weights)), axis=1)
+        if cardinality > 1 and count:
+            decoded = self._stack.pop_rows(frequencies)
+        else:
+            decoded = np.zeros(count, dtype=np.int32)
+        self._count_rows(name, frequencies[np.arange(count), decoded])
+        self.record(name, decoded)
+        return decoded
+
     def finish(self) -> None:
         """Check that the walk has used up the payload.
 
@@ -275,6 +328,19 @@ class Meter(_Counter):
         """
         checked = _checked_uniform(values, cardinality, shape)
         self._count_uniform(name, checked, cardinality)
+        return checked
+
+    def rows(
+        self, name: str, values: IntArray | None, weights: NDArray[np.int64]
+    ) -> NDArray[np.int32]:
+        """See ``Coder.rows``.
+
+        Raises:
+            ValueError: As Writer does.
+        """
+        checked = _checked_values(values, weights.shape[:1], 0, weights.shape[-1] - 1)
+        starts, ends = _spans(checked, weights)
+        self._count_rows(name, ends - starts)
         return checked
 
 
@@ -369,3 +435,61 @@ def _exp_golomb(excess: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[n
     numbers = excess + 1
     lengths = np.frexp(numbers.astype(np.float64))[1].astype(np.int32) - 1
     return lengths, (numbers - np.left_shift(1, lengths, dtype=np.int64)).astype(np.int32)
+
+
+def _cumulative(weights: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the sums [n, K + 1] of the first 0..K weights of each row, checked."""
+    if weights.dtype != np.int64 or weights.ndim != 2:
+        raise ValueError(f"weights are {weights.dtype} {weights.shape}, not int64 [n, K]")
+    count, cardinality = weights.shape
+    _check_cardinality(cardinality)
+    sums = np.zeros((count, cardinality + 1), np.int64)
+    if count:
+        if weights.min() < 0 or weights.max() > MAX_WEIGHT:
+            raise ValueError(f"a weight is not in 0..{MAX_WEIGHT:,}")
+        weights.cumsum(1, out=sums[:, 1:])
+        totals = sums[:, -1]
+        if totals.min() < 1 or totals.max() > MAX_WEIGHT:
+            raise ValueError(f"the sum of a row of weights is not in 1..{MAX_WEIGHT:,}")
+    return sums
+
+
+def _bounds(sums: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where in 0..2**24 each value starts and the last one ends, [n, K + 1]."""
+    cardinality = sums.shape[1] - 1
+    # Every value has one unit; the sums, not the weights, are scaled, so nothing is left over.
+    bounds: NDArray[np.int64] = sums * (TOTAL - cardinality)
+    bounds //= sums[:, -1:]
+    bounds += np.arange(cardinality + 1)
+    return bounds
+
+
+def _spans(
+    values: NDArray[np.int32], weights: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return ``_bounds`` of the given values only: starts and ends, int64 [n]."""
+    sums = _cumulative(weights)
+    row = np.arange(len(values))
+    scale, totals = TOTAL - weights.shape[1], sums[:, -1]
+    starts = sums[row, values] * scale // totals + values
+    return starts, sums[row, values + 1] * scale // totals + values + 1
+
+
+def _narrow(
+    symbols: NDArray[np.int32],
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    cardinality: int,
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return symbols [n] of rows [n, 3] that push the same as those of all frequencies.
+
+    ANS looks at a symbol's own span only, so all that lies before it may be one symbol, and all
+    that lies after it another. As none may be empty, the first and the last are split elsewhere.
+    """
+    if cardinality == 2:  # a row of three would need three units
+        split = np.where(symbols == 0, ends, starts)
+        return symbols, np.stack([split, TOTAL - split], 1).astype(np.int32)
+    low = np.where(symbols == 0, ends, np.where(ends == TOTAL, 1, starts))
+    high = np.where(symbols == 0, ends + 1, np.where(ends == TOTAL, starts, ends))
+    place = np.where(symbols == 0, 0, np.where(ends == TOTAL, 2, 1)).astype(np.int32)
+    return place, np.stack([low, high - low, TOTAL - high], 1).astype(np.int32)

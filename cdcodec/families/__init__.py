@@ -40,9 +40,8 @@ FAMILIES = {
     "rdeic": Family(2, "cdcodec.families.rdeic"),
     "diffeic": Family(3, "cdcodec.families.diffeic"),
     "cgdm": Family(4, "cdcodec.families.cgdm", frozenset({ChunkType.SYNTAX})),
+    "palette": Family(5, "cdcodec.families.palette", frozenset({ChunkType.CLUT})),
 }
-RESERVED = {5: "palette"}
-"""Ids that the format promises to families of later versions."""
 
 TRAINED_APART = {"latent": "cdcodec.latent"}
 """Networks that families share and that have a training of their own, but no files."""
@@ -57,8 +56,7 @@ def by_number(number: int) -> str:
     for name, family in FAMILIES.items():
         if family.number == number:
             return name
-    what = f"family {RESERVED[number]}" if number in RESERVED else f"unknown family {number}"
-    raise UnsupportedError(f"{what} needs a newer cdcodec")
+    raise UnsupportedError(f"unknown family {number} needs a newer cdcodec")
 
 
 def open_walk(family: str, path: Path, base: str = "", offline: bool = False) -> Walk:

@@ -232,6 +232,6 @@ def diffusers_module(module: str) -> Any:
         return import_module(f"diffusers.{module}")
     except ImportError as error:
         raise WeightsError(
-            f"Stable Diffusion needs diffusers, which can't be imported: {error}",
+            f"this model needs diffusers, which can't be imported: {error}",
             hint="pip install 'cdcodec[sd]'",
         ) from error

@@ -149,8 +149,9 @@ class CgdmWalk:
     def code(
         self, coder: Coder, latents: Latents | None, width: int, height: int, point: int
     ) -> Latents:
-        """Walk over the base's latents; see codec.Walk."""
-        return self.base.code(coder, latents, width, height, point)
+        """Walk over the base's latents, which the vector doesn't touch; see codec.Walk."""
+        bases = {name: values for name, values in (latents or {}).items() if name != "syntax"}
+        return self.base.code(coder, bases or None, width, height, point)
 
     def pack(self, latents: Latents) -> Mapping[ChunkType, bytes]:
         """Return the syntax chunk; until the vector is known, one of the greatest length."""

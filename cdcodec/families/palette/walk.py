@@ -1,0 +1,256 @@
+"""The entropy-coded half of the palette family: palettes in their chunk, then the index maps.
+
+formats/families.md describes it for other implementations. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from cdcodec.bitstream.container import ChunkType
+from cdcodec.codec import IntArray, Latents
+from cdcodec.entropy.coder import Coder
+from cdcodec.errors import BitstreamError, DesyncError, InputError, WeightsError
+from cdcodec.families.palette import clut, indices
+from cdcodec.families.palette.chain import COST_UNIT, NEVER, Chain, counted, quantise
+from cdcodec.families.palette.indices import IndexModel
+
+EXACT_PREFIX = "exact."
+"""Arrays of a weight file under this prefix decide bits; the model id covers them all."""
+
+STRIDE = 8
+"""Pixels a latent sample stands for, along each axis."""
+
+POINTS = 256
+MAX_CHANNELS = 7
+"""Most channels of a group: a colour is a number of 63 bits."""
+
+ENCODER_BYTES = 8
+"""Length of what names the encoder."""
+
+
+def shape_of(width: int, height: int) -> tuple[int, int]:
+    """Return rows and columns of the latent of an image of width x height pixels."""
+    return -(-height // STRIDE), -(-width // STRIDE)
+
+
+def entries_at(point: int, groups: int) -> int:
+    """Return how many entries the palettes of a file have together, at most.
+
+    They start at one a group. Twice the entries are nearly a constant number of bits more, so the
+    lower half of the points gets less than its share of them.
+    """
+    last = POINTS - 1
+    return groups + point + (last * groups - last) * point**2 // last**2
+
+
+class PaletteWalk:
+    """Palettes and index maps of one weight set; see codec.SideWalk and codec.ScalableWalk.
+
+    Attributes:
+        groups: Groups of the latent's channels, each with a palette.
+        channels: Channels of a group.
+        weights: What a squared error counts for when entries are merged, by group.
+        index_model: How index maps are coded.
+        encoder: 8 bytes that name the encoder, which files of another mean nothing to.
+        model_id: First 4 bytes of the SHA-256 over all of these.
+    """
+
+    def __init__(
+        self,
+        groups: int,
+        channels: int,
+        weights: Sequence[int],
+        index_model: IndexModel,
+        encoder: bytes,
+    ) -> None:
+        """Put the parts together and compute the model id.
+
+        Raises:
+            WeightsError: If they don't fit each other.
+        """
+        if not 1 <= groups <= 255 or not 1 <= channels <= MAX_CHANNELS:
+            raise WeightsError(f"there are no palettes of {groups} groups of {channels} channels")
+        if len(weights) != groups or not all(1 <= weight <= 255 for weight in weights):
+            raise WeightsError(f"weights of the chain are not {groups} numbers from 1 to 255")
+        if len(encoder) != ENCODER_BYTES:
+            raise WeightsError(f"the encoder is not named by {ENCODER_BYTES} bytes")
+        self.groups = groups
+        self.channels = channels
+        self.weights = tuple(weights)
+        self.index_model = index_model
+        self.encoder = encoder
+        digest = hashlib.sha256(bytes([groups, channels, *weights]))
+        digest.update(index_model.digest())
+        digest.update(encoder)
+        self.model_id = digest.digest()[:4]
+
+    @classmethod
+    def load(cls, path: Path) -> PaletteWalk:
+        """Read the integer half of a weight file.
+
+        Raises:
+            WeightsError: If the file isn't a weight set of this family.
+        """
+        arrays: dict[str, NDArray[Any]] = {}
+        try:
+            with safe_open(path, framework="numpy") as file:
+                for name in file.keys():  # noqa: SIM118 (not a dict)
+                    if name.startswith(EXACT_PREFIX):
+                        arrays[name] = file.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise WeightsError(f"cannot read weights {path.name}: {error}") from error
+        chain, encoder = (arrays.get(f"{EXACT_PREFIX}{name}") for name in ("chain", "encoder"))
+        if chain is None or encoder is None:
+            raise WeightsError(f"{path.name} doesn't say how its palettes are coded")
+        for array in (chain, encoder):
+            if array.dtype != np.uint8 or array.ndim != 1:
+                raise WeightsError(f"{path.name} has palettes that are not described in bytes")
+        if len(chain) < 3:
+            raise WeightsError(f"{path.name} has no groups of palettes")
+        groups, channels, *weights = chain.tolist()
+        return cls(groups, channels, weights, IndexModel.from_arrays(arrays), encoder.tobytes())
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what load reads, by name."""
+        return {
+            f"{EXACT_PREFIX}chain": np.array([self.groups, self.channels, *self.weights], np.uint8),
+            f"{EXACT_PREFIX}encoder": np.frombuffer(self.encoder, np.uint8),
+            **self.index_model.arrays(),
+        }
+
+    @property
+    def rate_points(self) -> int:
+        """Rate points a file can name."""
+        return POINTS
+
+    def entries(self, point: int) -> int:
+        """Return how many entries all palettes have together at a rate point, at most."""
+        return entries_at(point, self.groups)
+
+    # Coding
+
+    def code(
+        self, coder: Coder, latents: Latents | None, width: int, height: int, point: int
+    ) -> Latents:
+        """Code the index maps of palettes that are known; see codec.Walk.
+
+        Args:
+            coder: Writer, Reader or Meter.
+            latents: {"palette_0": int32 [K, C], ..., "index": int32 [G, rows, columns]}; when
+                reading, without "index".
+            width: Of the image, in pixels.
+            height: Of the image, in pixels.
+            point: Rate point.
+
+        Returns:
+            The same names.
+
+        Raises:
+            BitstreamError: If palettes have more entries than the rate point allows.
+            DesyncError: If an entry is nowhere in the index maps.
+        """
+        if latents is None:
+            raise ValueError("index maps can't be read before their palettes")
+        palettes = self._palettes(latents)
+        total = sum(map(len, palettes))
+        if total > self.entries(point):
+            raise BitstreamError(
+                f"palettes have {total} entries, above the {self.entries(point)} of rate point "
+                f"{point}"
+            )
+        size = shape_of(width, height)
+        index = indices.code(coder, latents.get("index"), palettes, *size, self.index_model)
+        for g, (palette, group) in enumerate(zip(palettes, index, strict=True)):
+            if not np.bincount(group.ravel(), minlength=len(palette)).all():
+                raise DesyncError(f"palette {g} has an entry that is nowhere in its index map")
+        return {**_named(palettes), "index": index}
+
+    def pack(self, latents: Latents) -> Mapping[ChunkType, bytes]:
+        """Return the chunk of the palettes."""
+        return {ChunkType.CLUT: clut.pack(self._palettes(latents))}
+
+    def unpack(self, chunks: Mapping[ChunkType, bytes]) -> Latents:
+        """Return {"palette_0": int32 [K, C], ...}.
+
+        Raises:
+            BitstreamError: If the chunk isn't one that pack makes.
+            DesyncError: If it decodes to something else than was written.
+        """
+        return _named(clut.unpack(chunks[ChunkType.CLUT], self.groups, self.channels))
+
+    def _palettes(self, latents: Latents) -> list[IntArray]:
+        return [latents[f"palette_{g}"] for g in range(self.groups)]
+
+    # The chain
+
+    def start(self, z: IntArray) -> tuple[Chain, IntArray]:
+        """Find the palettes of a latent, and the chain that starts at them.
+
+        Args:
+            z: int32 [GC, rows, columns], 0..255.
+
+        Returns:
+            The chain, and the start's index maps, int32 [G, rows, columns].
+
+        Raises:
+            InputError: If the latent is too large for a chain in 64-bit integers.
+        """
+        rows, columns = z.shape[1:]
+        self._check_size(rows * columns)
+        grouped = z.reshape(self.groups, self.channels, rows * columns)
+        found = [quantise(np.ascontiguousarray(points.T)) for points in grouped]
+        index = np.stack([assigned.reshape(rows, columns) for _, assigned in found])
+        return Chain([palette for palette, _ in found], self.weights), index
+
+    def link(self, chain: Chain, index: IntArray, point: int) -> Latents:
+        """Return the latents at a rate point.
+
+        Args:
+            chain: Of the image.
+            index: The maps of its start, int32 [G, rows, columns].
+            point: Rate point.
+        """
+        palettes, became = chain.at(self.entries(point))
+        merged = [entry[group] for entry, group in zip(became, index, strict=True)]
+        colours = [palette.colours.astype(np.int32) for palette in palettes]
+        return {**_named(colours), "index": np.stack(merged)}
+
+    def chain(self, latents: Latents) -> Chain:
+        """Return the chain that goes on from a file's palettes; counts are those of its maps.
+
+        Raises:
+            InputError: As of `start`.
+        """
+        index = latents["index"]
+        self._check_size(index[0].size)
+        palettes = self._palettes(latents)
+        return Chain(
+            [counted(c, group) for c, group in zip(palettes, index, strict=True)], self.weights
+        )
+
+    def shrinker(self, latents: Latents) -> Callable[[int], Latents]:
+        """Return what latents become at a rate point, by the point; see codec.ScalableWalk."""
+        chain = self.chain(latents)
+        return lambda point: self.link(chain, latents["index"], point)
+
+    def shrink(self, latents: Latents, point: int) -> Latents:
+        """Return what latents become at one rate point."""
+        return self.shrinker(latents)(point)
+
+    def _check_size(self, positions: int) -> None:
+        """Refuse what would make the cost of a merge leave 64 bits."""
+        most = COST_UNIT * positions**2 // 4 * self.channels * 255**2
+        if most >= NEVER:
+            raise InputError(f"an image of {positions:,} latent samples is too large for palettes")
+
+
+def _named(palettes: Sequence[IntArray]) -> dict[str, IntArray]:
+    return {f"palette_{g}": palette for g, palette in enumerate(palettes)}

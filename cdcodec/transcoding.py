@@ -1,0 +1,185 @@
+"""Smaller files out of larger ones, without the original and without networks."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from cdcodec import families, rate
+from cdcodec.api import (
+    SIDE,
+    Encoded,
+    FileSource,
+    Stopwatch,
+    check_targets,
+    open_walk,
+    read_bytes,
+    read_latents,
+)
+from cdcodec.bitstream import container as box
+from cdcodec.bitstream.container import ChunkType
+from cdcodec.codec import Latents, ScalableWalk
+from cdcodec.draft import Draft, Drafter
+from cdcodec.errors import InputError, OutOfReach
+
+GUESSES = 6
+"""Files written by guess; if they close in too slowly, the rest is found by halving."""
+
+
+@dataclass(frozen=True)
+class Transcoded(Encoded):
+    """A file made of another, and how it came about; see Encoded.
+
+    Attributes:
+        source_bytes: Length of the other one.
+        source_point: Its rate point.
+    """
+
+    source_bytes: int
+    source_point: int
+
+
+@dataclass(frozen=True)
+class _Shrinking:
+    """A file's latents in place of an image's analysis; see draft.Quantiser."""
+
+    walk: ScalableWalk
+    shrunk: Callable[[int], Latents]
+
+    def quantise(self, _analysis: object, point: int) -> Latents:
+        return self.shrunk(point)
+
+
+def transcode(
+    source: FileSource,
+    *,
+    bpp: float | None = None,
+    size: int | None = None,
+    quality: float | None = None,
+    max_pixels: int = box.MAX_PIXELS,
+    offline: bool = False,
+) -> Transcoded:
+    """Make a smaller file of one whose family is scalable.
+
+    What comes out is what `encode` had written of the original at that rate point, byte for byte.
+    A file can't grow: if more is asked for than it has, it stays as it is.
+
+    Args:
+        source: A path, the file's bytes or an open file.
+        bpp: Bits per pixel of the whole file, not to be exceeded.
+        size: Bytes of the whole file, not to be exceeded.
+        quality: 0..100, as of encode. Exactly one of bpp, size and quality.
+        max_pixels: Larger images are refused before memory is taken.
+        offline: Never fetch weights.
+
+    Raises:
+        InputError: If the file is of a family that isn't scalable.
+        OutOfReach: If the target is below what can be made of the file; an InputError too.
+        CdcError: Any of its kinds, as decode does.
+    """
+    check_targets(bpp, size, quality)
+    if bpp is None and size is None and quality is None:
+        raise InputError("one of bpp, size and quality must say how far")
+    watch = Stopwatch()
+    data = read_bytes(source)
+    file = box.read(data, max_pixels=max_pixels)
+    header = file.header
+    family = families.by_number(header.family)
+    watch.lap("read")
+    model, walk = open_walk(file, family, offline)
+    if not isinstance(walk, ScalableWalk):
+        raise InputError(
+            f"files of {model} can't be made smaller without the original",
+            hint="those of the family palette can",
+        )
+    watch.lap("load")
+    latents, reader = read_latents(file, walk)
+    watch.lap("entropy")
+    extras = [chunk for chunk in file.chunks if chunk.type not in (ChunkType.LATENTS, *SIDE)]
+    drafter = Drafter(_Shrinking(walk, walk.shrinker(latents)), None, header, extras)
+    pixels = header.width * header.height
+
+    draft, note, target_bpp = None, None, None
+    if quality is not None:
+        point = round(quality / 100 * (walk.rate_points - 1))
+        if point < header.point:
+            draft = drafter.write(point)
+        elif point > header.point:
+            note = f"the file is of rate point {header.point} and can't get up to {point}"
+    else:
+        if size is not None:
+            budget, target_bpp = int(size), 8 * size / pixels
+        else:
+            assert bpp is not None
+            budget, target_bpp = int(bpp * pixels / 8), bpp
+        if len(data) > budget:
+            draft = _fit(drafter, budget, len(data))
+        elif len(data) < 0.96 * budget:
+            note = f"the file has {8 * len(data) / pixels:.4f} bpp and can't get more"
+    watch.lap("code")
+    return Transcoded(
+        data=data if draft is None else draft.data,
+        width=header.width,
+        height=header.height,
+        model=model,
+        family=family,
+        point=header.point if draft is None else draft.point,
+        target_bpp=target_bpp,
+        bits=dict(reader.bits if draft is None else draft.bits),
+        seconds=watch.seconds,
+        notes=() if note is None else (note,),
+        source_bytes=len(data),
+        source_point=header.point,
+    )
+
+
+def _fit(drafter: Drafter, budget: int, source_bytes: int) -> Draft:
+    """Return the largest file within a budget in bytes that the source itself is above.
+
+    Coding takes nearly all of the time. What a code without contexts would need is known at once,
+    and nearly in proportion to what a file has beyond the smallest: few need be written.
+
+    Raises:
+        OutOfReach: If even the smallest is too large.
+    """
+    header = drafter.header
+    best = drafter.write(0)
+    smallest = len(best.data)
+    if smallest > budget:
+        bpp = 8 * smallest / (header.width * header.height)
+        hint = f"the smallest possible file has {smallest} bytes, {bpp:.4f} bpp"
+        raise OutOfReach(f"{budget} bytes are too few for this image", hint=hint)
+
+    @cache
+    def plain(point: int) -> float:
+        return _plain_bits(drafter.codec.quantise(None, point))
+
+    high = header.point  # the file doesn't fit there, and does at best.point
+    known, taken, guesses = high, source_bytes, 0
+    while high - best.point > 1 and len(best.data) < rate.CLOSE_ENOUGH * budget:
+        between = range(best.point + 1, high)
+        point = between[len(between) // 2]
+        if guesses < GUESSES and taken > smallest:
+            aim = (budget - smallest) / (taken - smallest) * plain(known)
+            point = between[max(bisect_right(between, aim, key=plain) - 1, 0)]
+        draft = drafter.write(point)
+        known, taken, guesses = point, len(draft.data), guesses + 1
+        if taken > budget:
+            high = point
+        else:
+            best = draft
+    return best
+
+
+def _plain_bits(latents: Latents) -> float:
+    """Return the entropy in bits of all planes [h, w] of latents, each value by itself."""
+    bits = 0.0
+    for planes in latents.values():
+        for plane in planes if planes.ndim == 3 else ():
+            _, counts = np.unique(plane, return_counts=True)
+            bits -= float(counts @ np.log2(counts / plane.size))
+    return bits
