@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -141,37 +143,44 @@ def _fit(drafter: Drafter, budget: int, source_bytes: int) -> Draft:
     """Return the largest file within a budget in bytes that the source itself is above.
 
     Coding takes nearly all of the time. What a code without contexts would need is known at once,
-    and nearly in proportion to what a file has beyond the smallest: few need be written.
+    and a file's bytes are nearly a power of it: few need be written.
 
     Raises:
         OutOfReach: If even the smallest is too large.
     """
-    header = drafter.header
-    best = drafter.write(0)
-    smallest = len(best.data)
-    if smallest > budget:
-        bpp = 8 * smallest / (header.width * header.height)
-        hint = f"the smallest possible file has {smallest} bytes, {bpp:.4f} bpp"
-        raise OutOfReach(f"{budget} bytes are too few for this image", hint=hint)
 
     @cache
     def plain(point: int) -> float:
         return _plain_bits(drafter.codec.quantise(None, point))
 
-    high = header.point  # the file doesn't fit there, and does at best.point
-    known, taken, guesses = high, source_bytes, 0
-    while high - best.point > 1 and len(best.data) < rate.CLOSE_ENOUGH * budget:
-        between = range(best.point + 1, high)
+    best: Draft | None = None
+    low, high = -1, drafter.header.point  # the file fits at low, and doesn't at high
+    known, taken, power = high, source_bytes, 1.0
+    wrote = source_bytes
+    aim = (1 + rate.CLOSE_ENOUGH) / 2 * budget
+    for guesses in itertools.count():
+        if high - low <= 1 or best is not None and len(best.data) >= rate.CLOSE_ENOUGH * budget:
+            break
+        between = range(low + 1, high)
         point = between[len(between) // 2]
-        if guesses < GUESSES and taken > smallest:
-            aim = (budget - smallest) / (taken - smallest) * plain(known)
-            point = between[max(bisect_right(between, aim, key=plain) - 1, 0)]
+        if guesses < GUESSES:
+            wanted = plain(known) * (aim / taken) ** (1 / power)
+            point = between[max(bisect_right(between, wanted, key=plain) - 1, 0)]
         draft = drafter.write(point)
-        known, taken, guesses = point, len(draft.data), guesses + 1
-        if taken > budget:
+        wrote = len(draft.data)
+        if plain(point) > 0 and plain(point) != plain(known) and wrote != taken:
+            power = math.log(wrote / taken) / math.log(plain(point) / plain(known))
+            power = min(max(power, 0.5), 2.0)
+        if plain(point) > 0:
+            known, taken = point, wrote
+        if wrote > budget:
             high = point
         else:
-            best = draft
+            low, best = point, draft
+    if best is None:  # the last one that was written is that of point 0, as is the source if none
+        bpp = 8 * wrote / (drafter.header.width * drafter.header.height)
+        hint = f"the smallest possible file has {wrote} bytes, {bpp:.4f} bpp"
+        raise OutOfReach(f"{budget} bytes are too few for this image", hint=hint)
     return best
 
 

@@ -260,6 +260,6 @@ def test_few_colours_are_their_own_palette() -> None:
 
 
 PINNED = (
-    "ac4303dcea743f7a1b78d2b8003bbf4467e6f556e3dc7a21a1b7af4497d1b2ea10424fb22c7c523e776addc"
-    "d5dad560301"
+    "97a08ae40e7f12d8edb7f9f71fdafb9b9667089aac8e914ff7b7999dc8c5f8325733fa1a8f24268cdbe5ef0a"
+    "67a0e7b4a7c4599bca"
 )

@@ -67,12 +67,17 @@ class Coder(Protocol):
     ) -> NDArray[np.int32]:
         """Code a value for each row of weights and return what the reader will have.
 
+        It doesn't enter the digest, see `record`: a reader may need more calls than a writer.
+
         Args:
-            name: What the values are, for the count of bits and the digest.
+            name: What the values are, for the count of bits.
             values: Integers 0..K-1 [n]; a Reader takes None.
             weights: int64 [n, K], K in 1..MAX_CARDINALITY: what each value is as likely as, at
                 least 0. A row sums to 1..MAX_WEIGHT.
         """
+
+    def record(self, name: str, values: NDArray[np.int32]) -> None:
+        """Add what `rows` returned to the digest, as a whole: its calls may be few or many."""
 
 
 class _Counter:
@@ -191,7 +196,6 @@ class Writer(_Recorder):
         if weights.shape[1] > 1 and checked.size:
             self._pending.append(_narrow(checked, starts, ends, weights.shape[1]))
         self._count_rows(name, ends - starts)
-        self.record(name, checked)
         return checked
 
     def finish(self) -> bytes:
@@ -278,7 +282,6 @@ class Reader(_Recorder):
         else:
             decoded = np.zeros(count, dtype=np.int32)
         self._count_rows(name, frequencies[np.arange(count), decoded])
-        self.record(name, decoded)
         return decoded
 
     def finish(self) -> None:
@@ -342,6 +345,9 @@ class Meter(_Counter):
         starts, ends = _spans(checked, weights)
         self._count_rows(name, ends - starts)
         return checked
+
+    def record(self, name: str, values: NDArray[np.int32]) -> None:
+        """Nothing: what is only counted has no digest."""
 
 
 def _checked_values(

@@ -35,6 +35,10 @@ REACH = 20
 ONE = 2**16
 """An exponent of one."""
 
+LESSON = 64
+"""Positions after which something is learnt, at the end of a wave: so few that little is lost, and
+so many that an encoder, which knows all of them, codes them at once."""
+
 BATCH = 32
 """Positions that a step of the exponents counts at most."""
 
@@ -57,7 +61,7 @@ class IndexModel:
         priors: [3], what all counts of a context have together before anything was seen: all
             entries alike, a neighbour's, other contexts'; in 1/256.
         exponents: [8], at the start: all, the four neighbours, colours, activity, other groups.
-        rates: [3], the exponents' step: at first, at last, and how many waves are in between.
+        rates: [3], the exponents' step: at first, at last, and how many lessons are in between.
     """
 
     log: IntArray
@@ -143,7 +147,7 @@ def code(
         model: The weight file's.
     """
     done = np.zeros((len(palettes), rows, columns), np.int32)
-    waves = _waves(rows, columns)
+    lessons = _lessons(_waves(rows, columns))
     activity = np.zeros((rows, columns), np.int64)
     for g, palette in enumerate(palettes):
         if len(palette) == 1:
@@ -152,11 +156,19 @@ def code(
         beside = [(classes, len(model.activity) + 1)] if g else []
         beside += [(done[h], len(palettes[h])) for h in range(g) if len(palettes[h]) > 1]
         group = _Group(palette.astype(np.int64), beside, rows, columns, model)
-        for wave in waves:
-            values = None if index is None else index[g].ravel()[wave]
-            weights = group.weights(wave)
-            group.learn(coder.rows(f"index_{g}", values, weights))
+        name = f"index_{g}"
+        for lesson in lessons:
+            if index is None:
+                for wave in lesson:
+                    group.take(wave, coder.rows(name, None, group.weights(wave)))
+            else:
+                wave = np.concatenate(lesson)
+                values = index[g].ravel()[wave]
+                group.take(wave, values)
+                coder.rows(name, values, group.weights(wave))
+            group.learn()
         done[g] = group.decoded()
+        coder.record(name, done[g])
         activity += _activity(palette.astype(np.int64)[done[g]])
     return done
 
@@ -211,50 +223,57 @@ class _Group:
         self.learning = len(self.first) - 1  # colours are known from the start: nothing to learn
         kinds = [0, 1, 2, 3, 4, *([6] if beside else []), *[7] * (len(beside) - 1), 5, 5]
         self.exponents = model.exponents[kinds].astype(np.int64)
-        self.waves = 0
-        longest = min(rows, (columns + 1) // 2)
-        self.factors = np.empty((longest, len(kinds), entries))  # memory that waves share
+        self.lessons = 0
+        self.heard: list[tuple[Int64, Float64, Float64]] = []  # since the last lesson
 
     def weights(self, wave: Int64) -> Int64:
-        """Return what each entry is as likely as, int64 [n, K], at positions [n] of a wave."""
+        """Return what each entry is as likely as, int64 [n, K], at positions [n]."""
         context = self.context[wave]
         near = self.map[self.place[wave][:, None] - self.beyond]
         context[:, 1:5] = self.first[1:5] + near
         context[:, -2:] = self.first[-1] + near[:, :2]
-        factors = self.factors[: len(wave)]  # [n, factors, K]
-        self.logs.take(context, 0, out=factors, mode="clip")  # nothing is out of range
+        self.context[wave] = context
+        factors = self.logs[context]  # [n, factors, K]
         scores = np.matmul(self.exponents.astype(np.float64), factors)
         scores *= 1 / ONE
         scores = np.floor(scores, out=scores)
         scores -= scores.max(1, keepdims=True) - REACH * UNIT
         np.maximum(scores, 0, out=scores)
         likely = self.powers[scores.astype(np.intp)]
-        self.wave, self.now, self.likely = wave, context, likely
+        self.heard.append((wave, factors, likely))
         weights: Int64 = likely.astype(np.int64)
         return weights
 
-    def learn(self, values: IntArray) -> None:
-        """Take the entries [n] of the wave that the weights were for."""
-        self.map[self.place[self.wave]] = values
-        self._follow(values)
-        seen = (self.now[:, : self.learning] * self.entries + values[:, None]).ravel()
+    def take(self, wave: Int64, values: IntArray) -> None:
+        """Take the entries [n] at positions [n]."""
+        self.map[self.place[wave]] = values
+
+    def learn(self) -> None:
+        """Learn from all that the weights were asked for, and the entries that were taken there."""
+        wave, factors, likely = (
+            each[0] if len(each) == 1 else np.concatenate(each)
+            for each in zip(*self.heard, strict=True)
+        )
+        self.heard.clear()
+        values = self.map[self.place[wave]]
+        self._follow(values, factors, likely)
+        now = self.context[wave, : self.learning]
+        seen = (now * self.entries + values[:, None]).ravel()
         counts, logs = self.counts.reshape(-1), self.logs.reshape(-1)
         np.add.at(counts, seen, SEEN)
         logs[seen] = self.model.bits(counts[seen])
 
-    def _follow(self, values: IntArray) -> None:
+    def _follow(self, values: Int64, factors: Float64, likely: Float64) -> None:
         """Move the exponents along the gradient: of each factor, what it was less its mean."""
-        row = np.arange(len(values))
-        factors = self.factors[: len(values)]
-        actual = factors[row, :, values].astype(np.int64)
-        sums = np.matmul(factors, self.likely[:, :, None])[:, :, 0].astype(np.int64)
-        totals = self.likely.sum(1).astype(np.int64)
+        actual = factors[np.arange(len(values)), :, values].astype(np.int64)
+        sums = np.matmul(factors, likely[:, :, None])[:, :, 0].astype(np.int64)
+        totals = likely.sum(1).astype(np.int64)
         slope = (16 * actual - 16 * sums // totals[:, None]).sum(0)
-        fast, slow, waves = self.model.rates.tolist()
-        rate = max(fast - (fast - slow) * self.waves // max(waves, 1), slow)
+        fast, slow, lessons = self.model.rates.tolist()
+        rate = max(fast - (fast - slow) * self.lessons // max(lessons, 1), slow)
         step = slope * (rate * min(len(values), BATCH)) // len(values) >> 10
         self.exponents = np.clip(self.exponents + step, -4 * ONE, 4 * ONE)
-        self.waves += 1
+        self.lessons += 1
 
     def decoded(self) -> IntArray:
         """Return the map, int32 [rows, columns]."""
@@ -268,6 +287,16 @@ def _waves(rows: int, columns: int) -> list[Int64]:
     order = np.argsort(time, kind="stable")
     sizes = np.bincount(time)
     return [wave for wave in np.split(order, np.cumsum(sizes)[:-1]) if len(wave)]
+
+
+def _lessons(waves: Sequence[Int64]) -> list[list[Int64]]:
+    """Return runs of waves of LESSON positions or more, but for the last run."""
+    lessons: list[list[Int64]] = [[]]
+    for wave in waves:
+        if sum(map(len, lessons[-1])) >= LESSON:
+            lessons.append([])
+        lessons[-1].append(wave)
+    return lessons
 
 
 def _distance(squares: Int64) -> Int64:
@@ -306,8 +335,8 @@ def _default() -> IndexModel:
         kernel=_rounded(np.maximum(2**20 * (1 + (distance / 8) ** 2) ** -1.5, 1)),
         activity=np.array([4, 10, 18, 30, 47, 70, 103, 150, 216, 310, 442], np.int32),
         priors=_rounded(np.array([128, 8, 8]) * SEEN),
-        exponents=_rounded(ONE * np.array([-0.3, 0.3, 0.3, 0.05, 0.1, 0.0, 0.4, 0.3])),
-        rates=np.array([250, 60, 120], np.int32),
+        exponents=_rounded(ONE * np.array([-0.4, 0.3, 0.2, 0.1, 0.1, 0.15, 0.3, 0.25])),
+        rates=np.array([160, 120, 60], np.int32),
     )
 
 

@@ -2,8 +2,8 @@
 
 joint  Encoder, decoder and restoration network at once (eq. 12): contrast of features (eq. 9 and
        10), restoration of latents (eq. 8), reconstruction of images (eq. 11).
-chain  Encoder frozen; decoder and restoration network through chains (eq. 7), with perceptual
-       terms. Files stay what they are, so that this stage can go on for ever.
+chain  Through chains (eq. 7), with perceptual terms. If the encoder is frozen, files stay what they
+       are, so that this stage can go on for ever.
 
 Deviations from the paper, with their reasons. Several crops share their palettes, as the parts of
 a picture do: a crop of its own would have better palettes than any picture has. Half of the images
@@ -127,6 +127,22 @@ class _Objective:
         weight = sizes_of.sum(1) ** balance
         return Degraded(z, z + (fixed - z).detach(), sizes_of, weight / weight.mean(), sets)
 
+    def neighbours(self, degraded: Degraded) -> Tensor:
+        """Return about the bits a position costs [B]: differences in units of a palette's cell."""
+        z, groups = degraded.z, self.network.config.groups
+        batch, _, rows, columns = z.shape
+        shape = batch, groups, -1, rows, columns
+        cell = (degraded.z_t - z).detach().square().reshape(shape)
+        cell = cell.mean((2, 3, 4), keepdim=True) + 1.0
+        grouped = z.reshape(shape)
+        cost = torch.zeros(len(z), device=z.device)
+        for axis in (3, 4):
+            difference = grouped.diff(dim=axis).square() / cell
+            bits = 0.5 * torch.log2(1 + difference).sum(2).mean((2, 3))
+            # A palette of one entry costs nothing.
+            cost = cost + (bits * (degraded.entries > 1)).sum(1)
+        return cost / 2
+
 
 class JointObjective(_Objective):
     """Eq. 12, all networks at once."""
@@ -165,7 +181,7 @@ class JointObjective(_Objective):
         error = distortion(x_hat, x, config.colour, config.hue) / (255**2 / 4)
         absolute = (z_0 - z.detach()).abs().mean((1, 2, 3)) / UNIT
         grid = grid_energy(x_hat, x)
-        cost = self._neighbours(degraded)
+        cost = self.neighbours(degraded)
         wanted = config.distortion * error + config.restoration * absolute + config.smooth * cost
         loss = (degraded.weight * wanted).mean() + config.grid * grid
         logs = {
@@ -183,22 +199,6 @@ class JointObjective(_Objective):
         self.step += 1
         return loss, {"loss": loss.item(), **logs}
 
-    def _neighbours(self, degraded: Degraded) -> Tensor:
-        """Return about the bits a position costs [B]: differences in units of a palette's cell."""
-        z, groups = degraded.z, self.network.config.groups
-        batch, _, rows, columns = z.shape
-        shape = batch, groups, -1, rows, columns
-        cell = (degraded.z_t - z).detach().square().reshape(shape)
-        cell = cell.mean((2, 3, 4), keepdim=True) + 1.0
-        grouped = z.reshape(shape)
-        cost = torch.zeros(len(z), device=z.device)
-        for axis in (3, 4):
-            difference = grouped.diff(dim=axis).square() / cell
-            bits = 0.5 * torch.log2(1 + difference).sum(2).mean((2, 3))
-            # A palette of one entry costs nothing.
-            cost = cost + (bits * (degraded.entries > 1)).sum(1)
-        return cost / 2
-
 
 @dataclass(frozen=True)
 class ChainConfig:
@@ -208,6 +208,8 @@ class ChainConfig:
         lpips: File with the weights of the perceptual loss.
         share: Images that share their palettes.
         direct: Fraction of images that are decoded without restoration, for distortion alone.
+        encoder: Whether the encoder is trained too: then a new model comes out.
+        smooth: As in the joint stage, where the encoder is trained.
         chain_steps: Lengths of chains to train, drawn evenly.
         restoration: Of the absolute error of z_0_hat.
         distortion: Of the squared error on -1..1; colour and hue as in nn.losses.distortion.
@@ -223,6 +225,8 @@ class ChainConfig:
     lpips: str = "lpips_squeeze.safetensors"
     share: int = 3
     direct: float = 0.25
+    encoder: bool = False
+    smooth: float = 0.015
     chain_steps: tuple[int, ...] = (1, 1, 2, 4)
     restoration: float = 0.3
     distortion: float = 8.0
@@ -246,10 +250,10 @@ class ChainObjective(_Objective):
         device = network.encoder.linear.weight.device
         self.lpips = Lpips.load(Path(config.lpips)).to(device)
         self.adversary = Adversary(device, config.discriminator_lr)
-        network.encoder.requires_grad_(False)
+        network.encoder.requires_grad_(config.encoder)
 
     def parameters(self) -> list[nn.Parameter]:
-        """All but the encoder's."""
+        """Those of decoder and restoration network, and of the encoder if it is trained."""
         return [p for p in self.network.parameters() if p.requires_grad]
 
     def modules(self) -> dict[str, nn.Module]:
@@ -260,11 +264,12 @@ class ChainObjective(_Objective):
         """Return the loss of the next link."""
         config, network = self.config, self.network
         x = batches()
-        with torch.no_grad(), autocast(x.device):
+        with autocast(x.device):
             z = network.encode(x)
-            degraded = self.degrade(z, config.share, config.balance, generator)
+        degraded = self.degrade(z, config.share, config.balance, generator)
+        with torch.no_grad(), autocast(x.device):
             direct = network.decode(degraded.z_t, degraded.entries)
-            z_i, at_link = self._link(degraded, generator)
+        z_i, at_link = self._link(degraded, generator)
         with autocast(x.device):
             z_0 = network.restore(z_i, at_link)
             skips = torch.rand(len(x), generator=generator, device=x.device) < config.direct
@@ -275,12 +280,15 @@ class ChainObjective(_Objective):
             made, true, base = (images[~skips] for images in (x_hat, x, direct))
             perceptual = self.lpips(made, true)
         error = distortion(x_hat, x, config.colour, config.hue) / (255**2 / 4)
-        absolute = (z_0 - z).abs().mean((1, 2, 3)) / UNIT
+        absolute = (z_0 - z.detach()).abs().mean((1, 2, 3)) / UNIT
         energy, grid = detail_energy(made, true), grid_energy(x_hat, x)
         wanted = config.distortion * error + config.restoration * absolute
         loss = (degraded.weight * wanted).mean()
         loss = loss + config.perceptual * (degraded.weight[~skips] * perceptual).mean()
         loss = loss + config.energy * energy + config.grid * grid
+        if config.encoder:
+            cost = self.neighbours(degraded)
+            loss = loss + config.smooth * (degraded.weight * cost).mean()
         logs = {
             "lpips": perceptual.mean().item(),
             "energy": energy.item(),
@@ -304,10 +312,16 @@ class ChainObjective(_Objective):
         z, entries = degraded.z_t, degraded.entries
         if link == 0:
             return z, entries
+
+        @torch.no_grad()
+        def restore(z_t: Tensor, sizes: Tensor) -> Tensor:
+            with autocast(z_t.device):
+                return network.restore(z_t, sizes)
+
         parts, sizes = [], []
         for images, _, total in degraded.sets:
             walked = walk_back(
-                network.restore, z[images], entries[images], total, steps, network.config, link
+                restore, z[images].detach(), entries[images], total, steps, network.config, link
             )
             parts.append(walked[0])
             sizes.append(walked[1])
