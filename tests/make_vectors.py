@@ -181,6 +181,14 @@ def sound(folder: Path) -> Iterator[Vector]:
         steps=2,
         model="cgdm-tiny",
     )
+    yield _encoded(
+        "palette-86x70",
+        "family palette: palettes in a chunk of their own, and index maps under contexts",
+        crop("astronaut", 10, 160, 70, 86),
+        40,
+        steps=2,
+        model="palette-tiny",
+    )
     yield _described(
         "no-steps", "advises 0 steps, which cdc takes as 1", _edited(_base(folder), steps=0)
     )
