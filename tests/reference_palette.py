@@ -1,7 +1,6 @@
 """A reader of the palette family in plain Python: the second opinion on formats/families.md, 5.
 
-It shares nothing with the package but the stated format, and is slow. Names are the page's. The
-stream below is that of reference_rans.py.
+It shares nothing with the package but the stated format, and is slow. Names are the page's.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, combinations, pairwise
 from typing import NamedTuple
 
 from tests.reference_rans import ReferenceDecoder
@@ -18,32 +17,356 @@ from tests.reference_rans import ReferenceDecoder
 Colour = tuple[int, ...]
 Palette = list[Colour]
 Map = list[list[int]]
-"""Entries, addressed by [row][column]."""
+"""Entries, addressed by row, then column."""
 
 LESSON = 64
-"""Positions after which what was read is learnt from."""
-BEYOND = 0
-"""Where the neighbours' contexts stand among the contexts of a position, see Contexts."""
 
 
-# Rows of weights, entropy.md
+# What is coded as rows of weights
 
 
 def frequencies(weights: Sequence[int]) -> list[int]:
-    """Scale weights to a model of sum 2^24 without a zero."""
+    """Return the model of a row of weights, entropy.md: sum 2^24, no zeros."""
     entries, total = len(weights), sum(weights)
-    sums = accumulate(weights, initial=0)
-    ends = [left * (2**24 - entries) // total + k for k, left in enumerate(sums)]
+    starts = accumulate(weights, initial=0)
+    ends = [start * (2**24 - entries) // total + k for k, start in enumerate(starts)]
     return [after - before for before, after in pairwise(ends)]
 
 
-def pop_rows(decoder: ReferenceDecoder, rows: Sequence[Sequence[int]]) -> list[int]:
-    return [decoder.pop(frequencies(row)) if len(row) > 1 else 0 for row in rows]
+def pop_weighted(decoder: ReferenceDecoder, weights: Sequence[int]) -> int:
+    return decoder.pop(frequencies(weights)) if len(weights) > 1 else 0
+
+
+def entries_at(point: int, groups: int) -> int:
+    """Return E(p), the most entries that all palettes together have."""
+    return groups + point + (255 * groups - 255) * point**2 // 255**2
 
 
 # The clut chunk
 
 
-def entries_at(point: int, groups: int) -> int:
-    """E(p)."""
-    return groups + point + (255 * groups - 255) * point**2 // 255**2
+class ClutReader:
+    """Palettes of C channels, batch by batch: ends first, then middles."""
+
+    def __init__(self, payload: bytes, groups: int, channels: int) -> None:
+        self.sizes = [byte + 1 for byte in payload[:groups]]
+        self.channels = channels
+        self.decoder = ReferenceDecoder(payload[groups:])
+
+    def read(self) -> list[Palette]:
+        return [self.palette(size) for size in self.sizes]
+
+    def palette(self, size: int) -> Palette:
+        known: dict[int, list[int]] = {}
+        self.read_batch(known, {entry: None for entry in (0, size - 1)})
+        while len(known) < size:
+            gaps = [(a, b) for a, b in pairwise(sorted(known)) if b - a > 1]
+            self.read_batch(known, {(a + b) // 2: (known[a][0], known[b][0]) for a, b in gaps})
+        return [tuple(known[entry]) for entry in range(size)]
+
+    def read_batch(
+        self, known: dict[int, list[int]], batch: Mapping[int, tuple[int, int] | None]
+    ) -> None:
+        """Add entries to those known; batch tells what l and h are for each."""
+        earlier = list(known.values())
+        for channel in range(self.channels):
+            for entry, between in batch.items():
+                if between is None:
+                    weights = [1] * 256
+                elif channel == 0:
+                    weights = weights_between(*between)
+                else:
+                    weights = weights_near([colour[channel] for colour in earlier])
+                known.setdefault(entry, []).append(pop_weighted(self.decoder, weights))
+
+
+def weights_between(low: int, high: int) -> list[int]:
+    weights = [(max(v - low + 1, 0) * max(high - v + 1, 0)) ** 2 for v in range(256)]
+    return weights if any(weights) else [1] * 256
+
+
+def weights_near(values: Sequence[int]) -> list[int]:
+    def weight(v: int) -> int:
+        near = sum(2**24 * 8**4 // (8**2 + (v - u) ** 2) ** 2 for u in values)
+        return 2**13 * len(values) + near
+
+    return [weight(v) for v in range(256)]
+
+
+# Index maps
+
+
+@dataclass(frozen=True)
+class IndexModel:
+    """What a weight file says on index maps, as the arrays `exact.index_…`."""
+
+    log: Sequence[int]
+    exp: Sequence[int]
+    kernel: Sequence[int]
+    activity: Sequence[int]
+    priors: Sequence[int]
+    exponents: Sequence[int]
+    rates: Sequence[int]
+
+    def logarithm(self, n: int) -> int:
+        """Return L(n) in 1/64 bits."""
+        e = n.bit_length() - 1
+        return 64 * e + self.log[(n << 6 >> e) % 64]
+
+    def power(self, s: int) -> int:
+        """Return P(s), s in 0..1280."""
+        return self.exp[s % 64] >> (20 - s // 64)
+
+    def nearness(self, a: Colour, b: Colour) -> int:
+        return self.kernel[min(distance(a, b), len(self.kernel) - 1)]
+
+    def digest(self) -> bytes:
+        """Return the digest that enters the model id."""
+        arrays = (self.log, self.exp, self.kernel, self.activity)
+        return sha256(*map(counted, (*arrays, self.priors, self.exponents, self.rates)))
+
+
+def distance(a: Colour, b: Colour) -> int:
+    return math.isqrt(squared_distance(a, b))
+
+
+def squared_distance(a: Colour, b: Colour) -> int:
+    return sum((u - v) ** 2 for u, v in zip(a, b, strict=True))
+
+
+class View(NamedTuple):
+    """What the contexts say at a position."""
+
+    rows: list[list[int]]
+    """Counts, those of colours last."""
+    logarithms: list[list[int]]
+    weights: list[int]
+
+
+class Contexts:
+    """Rows of counts for one map, and the exponents; both learn."""
+
+    def __init__(self, model: IndexModel, palettes: Sequence[Palette]) -> None:
+        *earlier, palette = palettes
+        entries = len(palette)
+        self.model = model
+        self.lessons = 0
+        self.near = [[model.nearness(a, b) for b in palette] for a in palette] + [[1] * entries]
+        self.learnt = [[self.flat(0, entries)]]
+        self.learnt += [[self.scaled(row) for row in self.near] for _ in range(4)]
+        self.exponents = list(model.exponents[:5])
+        if earlier:
+            self.learnt.append([self.flat(2, entries) for _ in range(len(model.activity) + 1)])
+            self.exponents.append(model.exponents[6])
+        for other in earlier:
+            if len(other) > 1:
+                self.learnt.append([self.flat(2, entries) for _ in other])
+                self.exponents.append(model.exponents[7])
+        self.exponents += [model.exponents[5]] * 2
+
+    def flat(self, prior: int, entries: int) -> list[int]:
+        return [max(self.model.priors[prior] // entries, 1)] * entries
+
+    def scaled(self, row: Sequence[int]) -> list[int]:
+        return [max(near * self.model.priors[1] // sum(row), 1) for near in row]
+
+    def view(self, neighbours: Sequence[int], others: Sequence[int]) -> View:
+        """Return what a position is coded with.
+
+        Args:
+            neighbours: Entries left, above, above left and above right.
+            others: The class of activity if g > 0, then entries of earlier groups that have
+                more than one.
+        """
+        keys = (0, *neighbours, *others)
+        rows = [context[key] for context, key in zip(self.learnt, keys, strict=True)]
+        rows += [self.near[neighbour] for neighbour in neighbours[:2]]
+        logarithms = [[self.model.logarithm(n) for n in row] for row in rows]
+        s = [
+            sum(e * value for e, value in zip(self.exponents, column, strict=True)) >> 16
+            for column in zip(*logarithms, strict=True)
+        ]
+        weights = [self.model.power(max(value - max(s) + 1280, 0)) for value in s]
+        return View(rows, logarithms, weights)
+
+    def learn(self, lesson: Sequence[tuple[View, int]]) -> None:
+        """Learn from all positions of a lesson, each with the value that it turned out to have."""
+        a, b, c = self.model.rates
+        rate = max(a - (a - b) * self.lessons // max(c, 1), b)
+        m = len(lesson)
+        for k, e in enumerate(self.exponents):
+            slope = sum(slope_of(view.logarithms[k], view.weights, v) for view, v in lesson)
+            e += (slope * rate * min(m, 32) // m) >> 10
+            self.exponents[k] = min(max(e, -(2**18)), 2**18)
+        for view, value in lesson:
+            for row in view.rows[:-2]:
+                row[value] += 256
+        self.lessons += 1
+
+
+def slope_of(logarithms: Sequence[int], weights: Sequence[int], value: int) -> int:
+    mean = 16 * sum(w * x for w, x in zip(weights, logarithms, strict=True)) // sum(weights)
+    return 16 * logarithms[value] - mean
+
+
+def lessons(rows: int, columns: int) -> Iterator[list[tuple[int, int]]]:
+    """Yield the positions (x, y) of each lesson, in the order of the stream."""
+    lesson: list[tuple[int, int]] = []
+    for t in range(columns + 2 * rows - 2):
+        lesson += [(t - 2 * y, y) for y in range(rows) if 0 <= t - 2 * y < columns]
+        if len(lesson) >= LESSON:
+            yield lesson
+            lesson = []
+    if lesson:
+        yield lesson
+
+
+class MapReader:
+    """Index maps of [rows, columns], one group after another."""
+
+    def __init__(
+        self, payload: bytes, palettes: Sequence[Palette], rows: int, columns: int, model: IndexModel
+    ) -> None:
+        self.decoder = ReferenceDecoder(payload)
+        self.palettes = palettes
+        self.rows, self.columns = rows, columns
+        self.model = model
+        self.maps: list[Map] = []
+
+    def read(self) -> list[Map]:
+        while len(self.maps) < len(self.palettes):
+            self.maps.append(self.read_map())
+        return self.maps
+
+    def read_map(self) -> Map:
+        group = len(self.maps)
+        entries = len(self.palettes[group])
+        index = [[0] * self.columns for _ in range(self.rows)]
+        if entries == 1:
+            return index
+        contexts = Contexts(self.model, self.palettes[: group + 1])
+        for lesson in lessons(self.rows, self.columns):
+            seen = []
+            for x, y in lesson:
+                view = contexts.view(self.neighbours(index, x, y, entries), self.others(x, y))
+                index[y][x] = pop_weighted(self.decoder, view.weights)
+                seen.append((view, index[y][x]))
+            contexts.learn(seen)
+        return index
+
+    def neighbours(self, index: Map, x: int, y: int, beyond: int) -> list[int]:
+        places = ((x - 1, y), (x, y - 1), (x - 1, y - 1), (x + 1, y - 1))
+        return [index[j][i] if self.holds(i, j) else beyond for i, j in places]
+
+    def others(self, x: int, y: int) -> list[int]:
+        if not self.maps:
+            return []
+        activity = self.activity(x, y)
+        entries = [
+            index[y][x]
+            for index, palette in zip(self.maps, self.palettes, strict=False)
+            if len(palette) > 1
+        ]
+        return [sum(activity >= bound for bound in self.model.activity), *entries]
+
+    def activity(self, x: int, y: int) -> int:
+        around = [(x - 1, y), (x + 1, y), (x, y - 1), (x, y + 1)]
+        return sum(
+            distance(palette[index[y][x]], palette[index[j][i]])
+            for index, palette in zip(self.maps, self.palettes, strict=False)
+            for i, j in around
+            if self.holds(i, j)
+        )
+
+    def holds(self, x: int, y: int) -> bool:
+        return 0 <= x < self.columns and 0 <= y < self.rows
+
+
+# The chain
+
+
+class Entry(NamedTuple):
+    """An entry of a link; the smallest entry is the first in the order of colours."""
+
+    colour: Colour
+    count: int
+    origins: tuple[int, ...]
+    """Entries of the first link that were merged into it."""
+
+
+Link = list[list[Entry]]
+
+
+def merge_cost(a: Entry, b: Entry, weight: int) -> int:
+    scale = 16 * a.count * b.count
+    return weight * (scale * squared_distance(a.colour, b.colour) // (a.count + b.count))
+
+
+def merged(a: Entry, b: Entry) -> Entry:
+    n = a.count + b.count
+    colour = tuple(
+        (2 * (a.count * u + b.count * v) + n) // (2 * n)
+        for u, v in zip(a.colour, b.colour, strict=True)
+    )
+    return Entry(colour, n, a.origins + b.origins)
+
+
+def links(
+    palettes: Sequence[Palette], counts: Sequence[Sequence[int]], weights: Sequence[int]
+) -> Iterator[Link]:
+    """Yield all links from some palettes on; counts say how often the maps name each entry."""
+    link = [
+        sorted(Entry(colour, n, (k,)) for k, (colour, n) in enumerate(zip(*group, strict=True)))
+        for group in zip(palettes, counts, strict=True)
+    ]
+    while True:
+        if all(len({entry.colour for entry in group}) == len(group) for group in link):
+            yield link
+        costs = [
+            (merge_cost(group[i], group[j], weights[g]), g, i, j)
+            for g, group in enumerate(link)
+            for i, j in combinations(range(len(group)), 2)
+        ]
+        if not costs:
+            return
+        _, g, i, j = min(costs)
+        rest = [entry for k, entry in enumerate(link[g]) if k not in (i, j)]
+        group = sorted([*rest, merged(link[g][i], link[g][j])])
+        link = [*link[:g], group, *link[g + 1 :]]
+
+
+def followed(index: Map, group: Sequence[Entry]) -> Map:
+    """Let each index of the first link's map follow its entry."""
+    now = {origin: k for k, entry in enumerate(group) for origin in entry.origins}
+    return [[now[entry] for entry in row] for row in index]
+
+
+# Digests
+
+
+def model_id(chain: Sequence[int], model: IndexModel, encoder: Sequence[int]) -> bytes:
+    return sha256(bytes(chain), model.digest(), bytes(encoder))[:4]
+
+
+def symbols_digest(palettes: Sequence[Palette], maps: Sequence[Map]) -> bytes:
+    """Return the digest of all symbols of a file."""
+    parts = [named(f"index_{g}", [k for row in index for k in row]) for g, index in enumerate(maps)]
+    for g, palette in enumerate(palettes):
+        parts.append(named(f"palette_{g}", [value for colour in palette for value in colour]))
+    return sha256(*parts)
+
+
+def sha256(*parts: bytes) -> bytes:
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def named(name: str, values: Sequence[int]) -> bytes:
+    return name.encode() + bytes(1) + int32(values)
+
+
+def counted(values: Sequence[int]) -> bytes:
+    return len(values).to_bytes(4, "little") + int32(values)
+
+
+def int32(values: Sequence[int]) -> bytes:
+    return b"".join(value.to_bytes(4, "little", signed=True) for value in values)

@@ -106,11 +106,12 @@ class PaletteCodec:
             tiling.tiles(rows * STRIDE, columns * STRIDE, decoding.tile, pictures.OVERLAP, STRIDE)
         )
 
-        def restored(done: int, _total: int) -> None:
+        def report(done: int, _total: int) -> None:
             if progress is not None:
                 progress(done, steps + windows)
 
         z_0 = z
+        restored = torch.tensor([steps > 0], device=self.device)
         if steps:
 
             def restore(z_t: Tensor, sizes: Tensor) -> Tensor:
@@ -118,9 +119,9 @@ class PaletteCodec:
 
             total = sum(map(len, palettes))
             links = steps - 1
-            z, at_link = walk_back(restore, z, entries, total, steps, config, links, restored)
+            z, at_link = walk_back(restore, z, entries, total, steps, config, links, report)
             z_0 = restore(z, at_link)
-            restored(steps, steps)
+            report(steps, steps)
 
         def render(window: tiling.Tile, step: Progress) -> Tensor:
             at = np.s_[
@@ -129,12 +130,12 @@ class PaletteCodec:
                 window.left // STRIDE : (window.left + window.width) // STRIDE,
             ]
             with autocast(self.device):
-                x_hat = self.network.decode(z_0[at], entries)
+                x_hat = self.network.decode(z_0[at], entries, restored)
             step(1, 1)
             return x_hat
 
         def decoded(done: int, _total: int) -> None:
-            restored(steps + done, 0)
+            report(steps + done, 0)
 
         return pictures.synthesise(
             render,

@@ -8,8 +8,10 @@ scaled.
 
 Deviations from the paper, with their reasons. It names neither encoder nor decoder; ours are small
 and convolutional, upon a linear transform of 8x8 blocks, so that training need not find what is
-known. R learns what to add to z_t. It is told how many entries each palette has, which is the t of
-a chain with several palettes; the small one by modulation, as cross-attention is slow on a CPU.
+known. D is told whether a latent was restored: if not, its picture is to be faithful, else natural,
+so that one file gives both. R learns what to add to z_t. It is told how many entries each palette
+has, which is the t of a chain with several palettes; the small one by modulation, as
+cross-attention is slow on a CPU.
 """
 
 from __future__ import annotations
@@ -160,6 +162,7 @@ class PaletteNetwork(nn.Module):
         self.decoder = Decoder(config)
         self.restoration = PaperRestoration(config) if is_paper(config) else Restoration(config)
         self.entries = Entries(config)
+        self.naturalness = nn.Parameter(torch.zeros(config.condition))
 
     @property
     def multiple(self) -> int:
@@ -170,9 +173,16 @@ class PaletteNetwork(nn.Module):
         """Map x [B, 3, H, W] in -1..1 to z in 8 bits [B, GC, H/8, W/8]."""
         return to_8_bits(self.encoder(x))
 
-    def decode(self, z: Tensor, entries: Tensor) -> Tensor:
-        """Map z [B, GC, h, w], from palettes of so many entries [B, G], to x_hat [B, 3, 8h, 8w]."""
-        x: Tensor = self.decoder(z, self.entries(entries))
+    def decode(self, z: Tensor, entries: Tensor, restored: Tensor) -> Tensor:
+        """Map z [B, GC, h, w] to x_hat [B, 3, 8h, 8w].
+
+        Args:
+            z: A latent as its palettes left it, or restored.
+            entries: Of its palettes [B, G].
+            restored: Which it is, bool [B].
+        """
+        condition = self.entries(entries) + restored[:, None] * self.naturalness
+        x: Tensor = self.decoder(z, condition)
         return x
 
     def restore(self, z_t: Tensor, entries: Tensor) -> Tensor:

@@ -176,8 +176,9 @@ class JointObjective(_Objective):
         with autocast(x.device):
             z_0 = network.restore(z_t, entries)
         restored = torch.rand(len(x), generator=generator, device=x.device) < 0.5
+        shown = torch.where(restored[:, None, None, None], z_0, z_t)
         with autocast(x.device):
-            x_hat = network.decode(torch.where(restored[:, None, None, None], z_0, z_t), entries)
+            x_hat = network.decode(shown, entries, restored)
         error = distortion(x_hat, x, config.colour, config.hue) / (255**2 / 4)
         absolute = (z_0 - z.detach()).abs().mean((1, 2, 3)) / UNIT
         grid = grid_energy(x_hat, x)
@@ -267,15 +268,16 @@ class ChainObjective(_Objective):
         with autocast(x.device):
             z = network.encode(x)
         degraded = self.degrade(z, config.share, config.balance, generator)
+        as_they_are = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         with torch.no_grad(), autocast(x.device):
-            direct = network.decode(degraded.z_t, degraded.entries)
+            direct = network.decode(degraded.z_t, degraded.entries, as_they_are)
         z_i, at_link = self._link(degraded, generator)
         with autocast(x.device):
             z_0 = network.restore(z_i, at_link)
             skips = torch.rand(len(x), generator=generator, device=x.device) < config.direct
             skips[0] = False
             shown = torch.where(skips[:, None, None, None], degraded.z_t, z_0)
-            x_hat = network.decode(shown, degraded.entries)
+            x_hat = network.decode(shown, degraded.entries, ~skips)
             # What is decoded directly is to be faithful and no more.
             made, true, base = (images[~skips] for images in (x_hat, x, direct))
             perceptual = self.lpips(made, true)
