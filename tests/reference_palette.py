@@ -46,7 +46,7 @@ def entries_at(point: int, groups: int) -> int:
 
 
 class ClutReader:
-    """Palettes of C channels, batch by batch: ends first, then middles."""
+    """Palettes of C channels: ends first, then middles."""
 
     def __init__(self, payload: bytes, groups: int, channels: int) -> None:
         self.sizes = [byte + 1 for byte in payload[:groups]]
@@ -57,27 +57,26 @@ class ClutReader:
         return [self.palette(size) for size in self.sizes]
 
     def palette(self, size: int) -> Palette:
-        known: dict[int, list[int]] = {}
-        self.read_batch(known, {entry: None for entry in (0, size - 1)})
+        known: dict[int, list[int]] = {entry: [] for entry in (0, size - 1)}
+        for _ in range(self.channels):
+            for colour in known.values():
+                colour.append(pop_weighted(self.decoder, [1] * 256))
         while len(known) < size:
-            gaps = [(a, b) for a, b in pairwise(sorted(known)) if b - a > 1]
-            self.read_batch(known, {(a + b) // 2: (known[a][0], known[b][0]) for a, b in gaps})
+            known |= self.middles(known)
         return [tuple(known[entry]) for entry in range(size)]
 
-    def read_batch(
-        self, known: dict[int, list[int]], batch: Mapping[int, tuple[int, int] | None]
-    ) -> None:
-        """Add entries to those known; batch tells what l and h are for each."""
-        earlier = list(known.values())
-        for channel in range(self.channels):
-            for entry, between in batch.items():
-                if between is None:
-                    weights = [1] * 256
-                elif channel == 0:
-                    weights = weights_between(*between)
-                else:
-                    weights = weights_near([colour[channel] for colour in earlier])
-                known.setdefault(entry, []).append(pop_weighted(self.decoder, weights))
+    def middles(self, known: Mapping[int, list[int]]) -> dict[int, list[int]]:
+        """Return one batch: the entries halfway between neighbours that are known."""
+        gaps = [(a, b) for a, b in pairwise(sorted(known)) if b - a > 1]
+        colours = []
+        for a, b in gaps:
+            weights = weights_between(known[a][0], known[b][0])
+            colours.append([pop_weighted(self.decoder, weights)])
+        for channel in range(1, self.channels):
+            weights = weights_near([colour[channel] for colour in known.values()])
+            for colour in colours:
+                colour.append(pop_weighted(self.decoder, weights))
+        return {(a + b) // 2: colour for (a, b), colour in zip(gaps, colours, strict=True)}
 
 
 def weights_between(low: int, high: int) -> list[int]:
@@ -168,7 +167,8 @@ class Contexts:
         return [max(self.model.priors[prior] // entries, 1)] * entries
 
     def scaled(self, row: Sequence[int]) -> list[int]:
-        return [max(near * self.model.priors[1] // sum(row), 1) for near in row]
+        total = sum(row)
+        return [max(near * self.model.priors[1] // total, 1) for near in row]
 
     def view(self, neighbours: Sequence[int], others: Sequence[int]) -> View:
         """Return what a position is coded with.
@@ -186,8 +186,8 @@ class Contexts:
             sum(e * value for e, value in zip(self.exponents, column, strict=True)) >> 16
             for column in zip(*logarithms, strict=True)
         ]
-        weights = [self.model.power(max(value - max(s) + 1280, 0)) for value in s]
-        return View(rows, logarithms, weights)
+        floor = max(s) - 1280
+        return View(rows, logarithms, [self.model.power(max(value - floor, 0)) for value in s])
 
     def learn(self, lesson: Sequence[tuple[View, int]]) -> None:
         """Learn from all positions of a lesson, each with the value that it turned out to have."""
@@ -225,11 +225,11 @@ class MapReader:
     """Index maps of [rows, columns], one group after another."""
 
     def __init__(
-        self, payload: bytes, palettes: Sequence[Palette], rows: int, columns: int, model: IndexModel
+        self, payload: bytes, palettes: Sequence[Palette], shape: tuple[int, int], model: IndexModel
     ) -> None:
         self.decoder = ReferenceDecoder(payload)
         self.palettes = palettes
-        self.rows, self.columns = rows, columns
+        self.rows, self.columns = shape
         self.model = model
         self.maps: list[Map] = []
 
@@ -286,10 +286,11 @@ class MapReader:
 
 
 class Entry(NamedTuple):
-    """An entry of a link; the smallest entry is the first in the order of colours."""
+    """An entry of a link; the smallest one is the first in the order of colours."""
 
     colour: Colour
-    count: int
+    positions: int
+    """n, how many positions of the map name it."""
     origins: tuple[int, ...]
     """Entries of the first link that were merged into it."""
 
@@ -298,41 +299,43 @@ Link = list[list[Entry]]
 
 
 def merge_cost(a: Entry, b: Entry, weight: int) -> int:
-    scale = 16 * a.count * b.count
-    return weight * (scale * squared_distance(a.colour, b.colour) // (a.count + b.count))
+    n = a.positions + b.positions
+    d2 = squared_distance(a.colour, b.colour)
+    return 16 * a.positions * b.positions * d2 // n * weight
 
 
 def merged(a: Entry, b: Entry) -> Entry:
-    n = a.count + b.count
+    n = a.positions + b.positions
     colour = tuple(
-        (2 * (a.count * u + b.count * v) + n) // (2 * n)
+        (2 * (a.positions * u + b.positions * v) + n) // (2 * n)
         for u, v in zip(a.colour, b.colour, strict=True)
     )
     return Entry(colour, n, a.origins + b.origins)
 
 
+def cheapest(group: Sequence[Entry], weight: int) -> tuple[int, int, int] | None:
+    """Return cost and entries of a group's next merge."""
+    pairs = combinations(range(len(group)), 2)
+    return min(((merge_cost(group[i], group[j], weight), i, j) for i, j in pairs), default=None)
+
+
 def links(
     palettes: Sequence[Palette], counts: Sequence[Sequence[int]], weights: Sequence[int]
 ) -> Iterator[Link]:
-    """Yield all links from some palettes on; counts say how often the maps name each entry."""
+    """Yield all links from some palettes on; counts are the n of their entries."""
     link = [
         sorted(Entry(colour, n, (k,)) for k, (colour, n) in enumerate(zip(*group, strict=True)))
         for group in zip(palettes, counts, strict=True)
     ]
-    while True:
-        if all(len({entry.colour for entry in group}) == len(group) for group in link):
-            yield link
-        costs = [
-            (merge_cost(group[i], group[j], weights[g]), g, i, j)
-            for g, group in enumerate(link)
-            for i, j in combinations(range(len(group)), 2)
-        ]
-        if not costs:
-            return
-        _, g, i, j = min(costs)
+    yield link
+    merges = [cheapest(group, weight) for group, weight in zip(link, weights, strict=True)]
+    while possible := [(merge[0], g, *merge[1:]) for g, merge in enumerate(merges) if merge]:
+        _, g, i, j = min(possible)
         rest = [entry for k, entry in enumerate(link[g]) if k not in (i, j)]
         group = sorted([*rest, merged(link[g][i], link[g][j])])
         link = [*link[:g], group, *link[g + 1 :]]
+        merges[g] = cheapest(group, weights[g])
+        yield link
 
 
 def followed(index: Map, group: Sequence[Entry]) -> Map:
@@ -344,24 +347,26 @@ def followed(index: Map, group: Sequence[Entry]) -> Map:
 # Digests
 
 
-def model_id(chain: Sequence[int], model: IndexModel, encoder: Sequence[int]) -> bytes:
-    return sha256(bytes(chain), model.digest(), bytes(encoder))[:4]
+def model_id(chain: Sequence[int], model: IndexModel, encoder: bytes) -> bytes:
+    return sha256(bytes(chain), model.digest(), encoder)[:4]
 
 
 def symbols_digest(palettes: Sequence[Palette], maps: Sequence[Map]) -> bytes:
     """Return the digest of all symbols of a file."""
-    parts = [named(f"index_{g}", [k for row in index for k in row]) for g, index in enumerate(maps)]
-    for g, palette in enumerate(palettes):
-        parts.append(named(f"palette_{g}", [value for colour in palette for value in colour]))
-    return sha256(*parts)
+    pairs = list(zip(palettes, maps, strict=True))
+    arrays = [
+        named(f"index_{g}", index) for g, (palette, index) in enumerate(pairs) if len(palette) > 1
+    ]
+    arrays += [named(f"palette_{g}", palette) for g, (palette, _) in enumerate(pairs)]
+    return sha256(*arrays)
 
 
 def sha256(*parts: bytes) -> bytes:
     return hashlib.sha256(b"".join(parts)).digest()
 
 
-def named(name: str, values: Sequence[int]) -> bytes:
-    return name.encode() + bytes(1) + int32(values)
+def named(name: str, rows: Sequence[Sequence[int]]) -> bytes:
+    return name.encode() + bytes(1) + b"".join(map(int32, rows))
 
 
 def counted(values: Sequence[int]) -> bytes:

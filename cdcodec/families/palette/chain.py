@@ -149,8 +149,7 @@ class Chain:
         for step, ((g, stays, goes), colour) in enumerate(
             zip(self._merges, self._colours, strict=True)
         ):
-            # A merge of equal colours, which costs nothing, belongs to the link before it.
-            if left <= total and (colours[g][stays] != colours[g][goes]).any():
+            if left <= total:
                 break
             counts[g][stays] += counts[g][goes]
             counts[g][goes] = 0

@@ -213,6 +213,8 @@ class ChainConfig:
         smooth: As in the joint stage, where the encoder is trained.
         chain_steps: Lengths of chains to train, drawn evenly.
         restoration: Of the absolute error of z_0_hat.
+        contours: Of that error's differences between neighbours: where a gentle slope has become
+            steps, the error itself is small, and the eye sees little else.
         distortion: Of the squared error on -1..1; colour and hue as in nn.losses.distortion.
         perceptual: Of LPIPS.
         energy: Of the error in the energy of fine detail.
@@ -230,6 +232,7 @@ class ChainConfig:
     smooth: float = 0.015
     chain_steps: tuple[int, ...] = (1, 1, 2, 4)
     restoration: float = 0.3
+    contours: float = 1.5
     distortion: float = 8.0
     colour: float = 2.0
     hue: float = 6.0
@@ -285,6 +288,7 @@ class ChainObjective(_Objective):
         absolute = (z_0 - z.detach()).abs().mean((1, 2, 3)) / UNIT
         energy, grid = detail_energy(made, true), grid_energy(x_hat, x)
         wanted = config.distortion * error + config.restoration * absolute
+        wanted = wanted + config.contours * _contours(z_0 - z.detach())
         loss = (degraded.weight * wanted).mean()
         loss = loss + config.perceptual * (degraded.weight[~skips] * perceptual).mean()
         loss = loss + config.energy * energy + config.grid * grid
@@ -299,6 +303,8 @@ class ChainObjective(_Objective):
             "psnr_direct": psnr(base, true),
             "l1": absolute.mean().item(),
             "l1_direct": ((degraded.z_t - z).abs().mean() / UNIT).item(),
+            "contours": _contours(z_0 - z).mean().item(),
+            "contours_direct": _contours(degraded.z_t - z).mean().item(),
         }
         self.step += 1
         if self.step > config.adversarial_start:
@@ -328,6 +334,12 @@ class ChainObjective(_Objective):
             parts.append(walked[0])
             sizes.append(walked[1])
         return torch.cat(parts), torch.cat(sizes)
+
+
+def _contours(error: Tensor) -> Tensor:
+    """Return the mean absolute difference of neighbours [B], of errors [B, GC, h, w], in UNITs."""
+    steps = [error.diff(dim=axis).abs().mean((1, 2, 3)) for axis in (2, 3)]
+    return (steps[0] + steps[1]) / (2 * UNIT)
 
 
 class Contrasting:
