@@ -204,9 +204,7 @@ def encode(
     family = weights.find(model).family
     name, decoder = next(iter(codec.decoders.items()))
     if steps is not None and not decoder.min_steps <= steps <= decoder.max_steps:
-        raise InputError(
-            f"{name} takes {decoder.min_steps} to {decoder.max_steps} steps, not {steps}"
-        )
+        raise InputError(f"{name} takes {decoder.range}, not {steps}")
     header = Header(
         family=families.FAMILIES[family].number,
         model_id=codec.walk.model_id,
@@ -256,8 +254,14 @@ def encode(
                     f"{budget} bytes are too few for this image and {model}", hint=smallest
                 )
             notes.append(f"{DEFAULT_BPP} bpp are too few for an image so small: {smallest}")
-        if draft.point == points - 1 and taken < 0.96 * budget:
-            notes.append(f"{model} cannot use more than {8 * taken / pixels:.3f} bpp")
+        if taken < 0.96 * budget:
+            if draft.point == points - 1:
+                notes.append(f"{model} cannot use more than {8 * taken / pixels:.3f} bpp")
+            else:
+                larger = len(drafter.write(draft.point + 1, draft.told).data)
+                notes.append(
+                    f"the next larger file has {larger} bytes, {8 * larger / pixels:.4f} bpp"
+                )
     watch.lap("code")
     return Encoded(
         data=draft.data,
@@ -471,7 +475,7 @@ def resolve(
     if steps is None:  # a file only advises, and the decoder may be one that it doesn't know
         steps = min(max(default_steps, info.min_steps), info.max_steps)
     if not info.min_steps <= steps <= info.max_steps:
-        raise InputError(f"{name} takes {info.min_steps} to {info.max_steps} steps, not {steps}")
+        raise InputError(f"{name} takes {info.range}, not {steps}")
     gamma = info.stochasticity if decoding.stochasticity is None else decoding.stochasticity
     return replace(decoding, decoder=name, steps=steps, stochasticity=gamma)
 

@@ -36,6 +36,13 @@ class DecoderInfo:
     min_steps: int = 1
     max_steps: int = 1000
 
+    @property
+    def range(self) -> str:
+        """Numbers of steps that it takes, in words."""
+        if self.min_steps < self.max_steps:
+            return f"{self.min_steps} to {self.max_steps} steps"
+        return f"{self.min_steps} step" + ("" if self.min_steps == 1 else "s")
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -114,7 +121,7 @@ class ScalableWalk(Walk, Protocol):
     def shrinker(self, latents: Latents) -> Callable[[int], Latents]:
         """Return what these latents become at a rate point, by the point.
 
-        At a lower point than their own, it is what Codec.quantise had made of the same image
+        At a lower point than their own, it is what Codec.quantise would have made of the image
         there, bit for bit. At a higher one, they stay what they are.
 
         Args:

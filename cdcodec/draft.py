@@ -49,9 +49,9 @@ class Drafter:
     """Writes an image's file at any rate point."""
 
     def __init__(
-        self, codec: Quantiser, analysis: object, header: Header, extras: Sequence[Chunk]
+        self, quantiser: Quantiser, analysis: object, header: Header, extras: Sequence[Chunk]
     ) -> None:
-        self.codec = codec
+        self.quantiser = quantiser
         self.analysis = analysis
         self.header = header
         self.extras = extras
@@ -60,8 +60,8 @@ class Drafter:
         """Write the file of a rate point; room is left for what isn't told yet."""
         writer = Writer()
         size = self.header.width, self.header.height
-        quantised = self.codec.quantise(self.analysis, point)
-        latents = self.codec.walk.code(writer, quantised, *size, point)
+        quantised = self.quantiser.quantise(self.analysis, point)
+        latents = self.quantiser.walk.code(writer, quantised, *size, point)
         payload = writer.finish()
         data = self._assemble(point, payload, {**latents, **told})
         return Draft(point, data, payload, latents, told, writer.bits)
@@ -80,20 +80,20 @@ class Drafter:
 
         def measure(point: int) -> int:
             meter = Meter()
-            quantised = self.codec.quantise(self.analysis, point)
-            latents = self.codec.walk.code(meter, quantised, *size, point)
+            quantised = self.quantiser.quantise(self.analysis, point)
+            latents = self.quantiser.walk.code(meter, quantised, *size, point)
             other_bytes = len(self._assemble(point, b"", {**latents, **told}))
             # The coder's state costs up to one 32-bit word beyond the information content.
             return other_bytes + -(-int(meter.total_bits) // 8) + 2
 
-        points = self.codec.walk.rate_points
+        points = self.quantiser.walk.rate_points
         draft = self.write(rate.search(measure, points, max(budget, 1)), told)
         while len(draft.data) > budget and draft.point > 0:  # the Meter was a little too hopeful
             draft = self.write(draft.point - 1, told)
         return draft
 
     def _assemble(self, point: int, payload: bytes, latents: Latents) -> bytes:
-        walk = self.codec.walk
+        walk = self.quantiser.walk
         side = walk.pack(latents) if isinstance(walk, SideWalk) else {}
         chunks = (
             Chunk(ChunkType.LATENTS, payload),

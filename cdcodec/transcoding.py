@@ -67,8 +67,8 @@ def transcode(
 ) -> Transcoded:
     """Make a smaller file of one whose family is scalable.
 
-    What comes out is what `encode` had written of the original at that rate point, byte for byte.
-    A file can't grow: if more is asked for than it has, it stays as it is.
+    What comes out is what `encode` would have written of the original at that rate point, byte for
+    byte. A file can't grow: if more is asked for than it has, it stays as it is.
 
     Args:
         source: A path, the file's bytes or an open file.
@@ -151,7 +151,7 @@ def _fit(drafter: Drafter, budget: int, source_bytes: int) -> Draft:
 
     @cache
     def plain(point: int) -> float:
-        return _plain_bits(drafter.codec.quantise(None, point))
+        return _plain_bits(drafter.quantiser.quantise(None, point))
 
     best: Draft | None = None
     low, high = -1, drafter.header.point  # the file fits at low, and doesn't at high

@@ -17,7 +17,7 @@ from cdcodec.errors import InputError, WeightsError
 from cdcodec.families.palette import export, objectives
 from cdcodec.families.palette.codec import PaletteCodec
 from cdcodec.families.palette.config import PRESETS, describe, parse
-from cdcodec.families.palette.degrade import Degradation, grouped, levels, walk_back
+from cdcodec.families.palette.degrade import Degradation, assign, grouped, passing, walk_back
 from cdcodec.families.palette.network import PaletteNetwork, build, to_8_bits
 from cdcodec.families.palette.walk import PaletteWalk
 
@@ -70,31 +70,44 @@ def test_a_latent_is_grouped_as_the_walk_groups_it(latent: Tensor, codec: Palett
 # The reverse process (eq. 6 and 7)
 
 
-def test_levels_of_a_chain_rise_from_the_files_own() -> None:
-    assert levels(10, 2, 1) == [10]
-    totals = levels(10, 2, 5)
-    assert totals[0] == 10
-    assert totals == sorted(set(totals))
-    assert totals[-1] < 512
+def test_entries_that_a_chain_passes_for_rise_from_the_files_own() -> None:
+    palettes, z = [torch.zeros(9, 2), torch.zeros(1, 2)], torch.zeros(3, 4, 2, 2)
+    start, middle, end = (passing(palettes, z, done) for done in (0.0, 0.5, 1.0))
+    assert start.tolist() == [[9, 1]] * 3
+    assert torch.allclose(middle, torch.tensor([[48.0, 16.0]] * 3))
+    assert end.tolist() == [[256, 256]] * 3
 
 
-def test_a_perfect_restoration_ends_the_chain_where_it_is(latent: Tensor) -> None:
-    one = latent[:1]
-    z_t, sizes = Degradation(one, TINY.channels, TINY.weights).at(6)
-    entries = torch.tensor([sizes], dtype=torch.float32)
+def test_nearest_colours_are_found_group_by_group(latent: Tensor) -> None:
+    chain = Degradation(latent, TINY.channels, TINY.weights)
+    palettes = chain.palettes(12)
+    nearest = assign(latent, palettes)
+    errors = (nearest - latent).unflatten(1, (2, 2)).square().sum(2)
+    for g, palette in enumerate(palettes):
+        points = latent[:, 2 * g : 2 * g + 2].permute(0, 2, 3, 1)
+        least = (points[..., None, :] - palette).square().sum(-1).min(-1).values
+        torch.testing.assert_close(errors[:, g], least)
+    of_file, _ = chain.at(12)
+    torch.testing.assert_close(assign(of_file, palettes), of_file)
 
-    def perfect(_z: Tensor, _entries: Tensor) -> Tensor:
-        return one
 
+def test_a_perfect_restoration_is_approached_evenly(latent: Tensor) -> None:
+    chain = Degradation(latent, TINY.channels, TINY.weights)
+    palettes = chain.palettes(6)
+    z_t = assign(latent, palettes)
     seen: list[tuple[int, int]] = []
-    z, found = walk_back(
-        perfect, z_t, entries, 6, 5, TINY, 4, lambda done, total: seen.append((done, total))
-    )
-    # Eq. 13: with R exact, every link is the true latent at its level.
-    true, true_sizes = Degradation(one, TINY.channels, TINY.weights).at(levels(6, 2, 5)[-1])
-    torch.testing.assert_close(z, true)
-    assert found.tolist() == [true_sizes]
-    assert seen == [(k, 5) for k in (1, 2, 3, 4)]
+    for links in range(5):
+        z, _ = walk_back(
+            lambda _z, _entries: latent,
+            z_t,
+            palettes,
+            5,
+            links,
+            lambda done, total: seen.append((done, total)),
+        )
+        # Eq. 13: with R exact, every link is the latent at its level.
+        torch.testing.assert_close(z, latent + (1 - links / 5) * (z_t - latent))
+    assert seen[-4:] == [(k, 5) for k in (1, 2, 3, 4)]
 
 
 def test_one_step_of_the_chain_is_one_shot(codec: PaletteCodec, photograph: Pixels) -> None:
@@ -108,16 +121,6 @@ def test_one_step_of_the_chain_is_one_shot(codec: PaletteCodec, photograph: Pixe
     np.testing.assert_array_equal(
         direct, api.decode(file, Decoding(decoder="direct", device="cpu")).picture.pixels
     )
-
-
-def test_windows_of_the_latent_leave_no_seam(codec: PaletteCodec) -> None:
-    generator = torch.Generator().manual_seed(0)
-    z = torch.randint(0, 256, (1, TINY.latent, 75, 61), generator=generator).float()
-    entries = torch.tensor([[9.0, 4.0]])
-    with torch.inference_mode():
-        whole = codec._restore(z, entries, 128)
-        parts = codec._restore(z, entries, 32)
-    assert (whole - parts).abs().max() < 0.6  # what bfloat16 rounds
 
 
 # Networks and weight files

@@ -32,9 +32,9 @@ def command(
 ) -> None:
     """Make a smaller file of the compressed file IN, if it is of a scalable model.
 
-    One of --bpp, --size and --quality says how far. What is written is what `encode` had written of
-    the original with this point of the model, and takes neither the original nor its networks. A
-    file can't get larger: it is copied if it is within --bpp or --size already.
+    One of --bpp, --size and --quality says how far. What is written is what `encode` would have
+    written of the original at this point of the model; it takes neither the original nor networks.
+    A file can't get larger: it is copied if it is within --bpp or --size already.
 
     -o names the smaller file, or a directory where it keeps its name; stdin (-) goes to stdout.
     """

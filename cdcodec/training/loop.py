@@ -238,6 +238,7 @@ def make_objective(
         raise InputError(f"unknown objective {recipe.objective}, not one of {known}")
     kind, options = family.OBJECTIVES[recipe.objective]
     table = dict(recipe.objective_options)
-    if "lpips" in table:
-        table["lpips"] = str(folder / table["lpips"])
+    for file in ("lpips", "vgg16"):
+        if file in table:
+            table[file] = str(folder / table[file])
     return kind(network, config.fill(options, table, f"options of {recipe.objective}"))

@@ -24,7 +24,13 @@ BEGIN, END = "<!-- tables: make results -->", "<!-- end of tables -->"
 ANCHORS = ("jpeg", "jpeg2000", "webp", "avif", "jxl", "hevc")
 METRICS = ("psnr", "ms_ssim", "vif", "fsim", "gmsd", "haarpsi", "lpips")
 TARGETS = (0.03, 0.05, 0.1, 0.2)
-STEPS = {"cdc": (1, 5), "rdeic": (0, 2, 5), "diffeic": (0, 20), "cgdm": (0, 9), "palette": (0, 1, 4)}
+STEPS = {
+    "cdc": (1, 5),
+    "rdeic": (0, 2, 5),
+    "diffeic": (0, 20),
+    "cgdm": (0, 9),
+    "palette": (0, 1, 4),
+}
 """What each family is decoded with: as good as without diffusion, and its usual numbers."""
 REFERENCE = "avif"
 

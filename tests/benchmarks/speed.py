@@ -21,6 +21,7 @@ from statistics import median
 def measure(picture: Path, bpp: str, rounds: int, folder: Path) -> None:
     """Time all commands and print a Markdown table of them."""
     packed, unpacked = str(folder / "picture.cdc"), str(folder / "picture.png")
+    large = str(folder / "large.cdc")
     cdcodec = [sys.executable, "-m", "cdcodec"]
     report = ["--overwrite", "--json"]
     commands = {
@@ -28,6 +29,11 @@ def measure(picture: Path, bpp: str, rounds: int, folder: Path) -> None:
         "--help": [*cdcodec, "--help"],
         "encode": [*cdcodec, "encode", str(picture), "-o", packed, "--bpp", bpp, *report],
         "info": [*cdcodec, "info", packed],
+        "encode, palette": [
+            *[*cdcodec, "encode", str(picture), "-o", large, *report],
+            *["--model", "palette-nano", "--bpp", "0.2"],
+        ],
+        "transcode": [*cdcodec, "transcode", large, "-o", packed, "--bpp", bpp, *report],
         "decode --steps 1": [*cdcodec, "decode", packed, "-o", unpacked, "--steps=1", *report],
         "decode --steps 5": [*cdcodec, "decode", packed, "-o", unpacked, "--steps=5", *report],
     }

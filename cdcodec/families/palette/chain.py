@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdcodec.codec import IntArray
+from cdcodec.errors import InputError
 
 MAX_ENTRIES = 256
 """Most entries of a palette."""
@@ -30,7 +31,7 @@ ROUNDS = 6
 """Rounds of Lloyd's algorithm; more of them gain less than a hundredth of a decibel."""
 
 COST_UNIT = 16
-"""Costs are integers in this unit; with 2**22 positions they stay below 2**63."""
+"""Costs are integers in parts of so many."""
 
 CHUNK = 512
 """Points that are looked at together."""
@@ -91,15 +92,20 @@ def quantise(points: IntArray, entries: int = MAX_ENTRIES) -> tuple[Palette, Int
     return Palette(centres[used], totals), assigned[inverse].astype(np.int32)
 
 
-def assign(points: IntArray, palette: Palette) -> IntArray:
-    """Return the nearest entry, int32 [N], of every point [N, C]; ties go to the first."""
-    return _nearest(points.astype(np.int64), palette.colours).astype(np.int32)
-
-
 def counted(colours: IntArray, index: IntArray) -> Palette:
     """Return the palette of a file: its colours [K, C], counted in the index map, of any shape."""
     counts = np.bincount(index.ravel(), minlength=len(colours)).astype(np.int64)
     return Palette(colours.astype(np.int64), counts)
+
+
+def check_size(positions: int, channels: int) -> None:
+    """Refuse a latent for which the cost of a merge might leave 64 bits.
+
+    Raises:
+        InputError: Above 3.4 million positions, if groups have three channels.
+    """
+    if COST_UNIT * positions**2 // 4 * channels * 255**2 >= NEVER:
+        raise InputError(f"a latent of {positions:,} positions is too large for palettes")
 
 
 class Chain:
@@ -116,7 +122,12 @@ class Chain:
         Args:
             start: One palette a group.
             weights: What a squared error counts for, by group, 1..255.
+
+        Raises:
+            InputError: See check_size.
         """
+        for palette in start:
+            check_size(int(palette.counts.sum()), palette.colours.shape[1])
         self.start = tuple(start)
         self.total = sum(map(len, start))
         groups = [_Group(palette) for palette in start]

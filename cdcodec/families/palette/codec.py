@@ -13,20 +13,17 @@ from torch import Tensor
 from cdcodec import image
 from cdcodec.codec import DecoderInfo, Decoding, IntArray, Latents, Pixels, Progress
 from cdcodec.diffusion import pictures, tiling
+from cdcodec.errors import WeightsError
 from cdcodec.families.palette.chain import Chain
-from cdcodec.families.palette.degrade import walk_back
+from cdcodec.families.palette.degrade import passing, walk_back
 from cdcodec.families.palette.export import read
-from cdcodec.families.palette.network import STRIDE, PaletteNetwork
-from cdcodec.families.palette.walk import PaletteWalk
+from cdcodec.families.palette.network import PaletteNetwork
+from cdcodec.families.palette.walk import STRIDE, PaletteWalk
 from cdcodec.nn.device import autocast, pick
 
 COLD, ONE_SHOT, DIRECT = "cold", "oneshot", "direct"
 
 STEPS = 4
-
-MARGIN = 8
-"""Positions of the restoration network's coarsest scale that it sees around a window. The small
-one's receptive field reaches no further; that of the paper's size normalises over what it sees."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +59,15 @@ class PaletteCodec:
         """Read a weight file.
 
         Raises:
-            WeightsError: If names or shapes aren't those of its configuration.
+            WeightsError: If names or shapes aren't those of its configuration, or that isn't the
+                walk's.
             InputError: If the device isn't there.
         """
-        return cls(read(path), walk, pick(device))
+        network = read(path)
+        config = network.config
+        if (config.groups, config.channels) != (walk.groups, walk.channels):
+            raise WeightsError(f"weights {path.name} have other palettes than their networks")
+        return cls(network, walk, pick(device))
 
     @torch.inference_mode()
     def analyse(self, pixels: Pixels) -> Analysis:
@@ -93,85 +95,49 @@ class PaletteCodec:
         decoding: Decoding,
         progress: Progress | None = None,
     ) -> Pixels:
-        """Restore the latent as a whole, since it has its palettes in common, and decode tiles."""
+        """Restore and decode in overlapping tiles."""
         steps = decoding.steps
         assert steps is not None
-        pictures.check_tile(decoding.tile, STRIDE * self.network.multiple)
-        config = self.network.config
+        config, multiple = self.network.config, self.network.multiple
         palettes = [latents[f"palette_{g}"] for g in range(config.groups)]
-        z = _coloured(palettes, latents["index"]).to(self.device)
-        entries = torch.tensor([list(map(len, palettes))], dtype=torch.float32, device=self.device)
-        rows, columns = z.shape[-2:]
-        windows = len(
-            tiling.tiles(rows * STRIDE, columns * STRIDE, decoding.tile, pictures.OVERLAP, STRIDE)
-        )
-
-        def report(done: int, _total: int) -> None:
-            if progress is not None:
-                progress(done, steps + windows)
-
-        z_0 = z
+        z = _padded(_coloured(palettes, latents["index"]), multiple)
+        colours = [torch.from_numpy(p.astype(np.float32)).to(self.device) for p in palettes]
         restored = torch.tensor([steps > 0], device=self.device)
-        if steps:
 
-            def restore(z_t: Tensor, sizes: Tensor) -> Tensor:
-                return self._restore(z_t, sizes, decoding.tile // STRIDE)
-
-            total = sum(map(len, palettes))
-            links = steps - 1
-            z, at_link = walk_back(restore, z, entries, total, steps, config, links, report)
-            z_0 = restore(z, at_link)
-            report(steps, steps)
+        def restore(z_t: Tensor, entries: Tensor) -> Tensor:
+            with autocast(self.device):
+                return self.network.restore(z_t, entries)
 
         def render(window: tiling.Tile, step: Progress) -> Tensor:
-            at = np.s_[
-                ...,
-                window.top // STRIDE : (window.top + window.height) // STRIDE,
-                window.left // STRIDE : (window.left + window.width) // STRIDE,
-            ]
+            z_t = pictures.crop(z, window, STRIDE, self.device)
+            entries = passing(colours, z_t, 0.0)
+            if steps:
+                z_t, at_link = walk_back(restore, z_t, colours, steps, steps - 1, step)
+                z_t = restore(z_t, at_link)
+                step(steps, steps)
             with autocast(self.device):
-                x_hat = self.network.decode(z_0[at], entries, restored)
-            step(1, 1)
-            return x_hat
-
-        def decoded(done: int, _total: int) -> None:
-            report(steps + done, 0)
+                return self.network.decode(z_t, entries, restored)
 
         return pictures.synthesise(
             render,
-            rows * STRIDE,
-            columns * STRIDE,
-            multiple=STRIDE,
+            z.shape[1] * STRIDE,
+            z.shape[2] * STRIDE,
+            multiple=multiple * STRIDE,
             tile=decoding.tile,
-            steps=1,
-            progress=decoded,
+            steps=steps,
+            progress=progress,
         )[:height, :width]
 
-    def _restore(self, z_t: Tensor, entries: Tensor, side: int) -> Tensor:
-        """Run R on z_t [1, GC, h, w] in windows of so many positions, seamlessly."""
-        rows, columns = z_t.shape[-2:]
-        margin = MARGIN * self.network.multiple
-        z_0 = torch.empty_like(z_t)
-        for top in range(0, rows, side):
-            for left in range(0, columns, side):
-                above, before = min(top, margin), min(left, margin)
-                seen = z_t[
-                    ...,
-                    top - above : top + side + margin,
-                    left - before : left + side + margin,
-                ]
-                with autocast(self.device):
-                    estimate = self.network.restore(seen, entries)
-                bottom, right = min(top + side, rows), min(left + side, columns)
-                z_0[..., top:bottom, left:right] = estimate[
-                    ..., above : above + bottom - top, before : before + right - left
-                ]
-        return z_0
 
-
-def _coloured(palettes: list[IntArray], index: IntArray) -> Tensor:
-    """Return z_t, float32 [1, GC, rows, columns]."""
+def _coloured(palettes: list[IntArray], index: IntArray) -> IntArray:
+    """Return z_t, int32 [GC, rows, columns]."""
     planes = [
         palette[entry].transpose(2, 0, 1) for palette, entry in zip(palettes, index, strict=True)
     ]
-    return torch.from_numpy(np.concatenate(planes).astype(np.float32))[None]
+    return np.concatenate(planes)
+
+
+def _padded(z: IntArray, multiple: int) -> IntArray:
+    """Replicate the border of z [GC, h, w] on the right and bottom, to multiples of so many."""
+    below, right = (-extent % multiple for extent in z.shape[1:])
+    return np.pad(z, ((0, 0), (0, below), (0, right)), mode="edge")

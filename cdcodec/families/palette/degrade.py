@@ -10,7 +10,9 @@ from torch import Tensor
 
 from cdcodec.codec import IntArray, Progress
 from cdcodec.families.palette.chain import MAX_ENTRIES, Chain, quantise
-from cdcodec.families.palette.config import PaletteConfig
+
+CHUNK = 2**16
+"""Positions that are assigned at once."""
 
 Restore = Callable[[Tensor, Tensor], Tensor]
 """R: z_t [B, GC, h, w] and entries of its palettes [B, G] to z_0_hat of the same shape."""
@@ -36,6 +38,13 @@ class Degradation:
         self.index = [index for _, index in starts]
         self.chain = Chain([palette for palette, _ in starts], weights)
 
+    def palettes(self, total: int) -> list[Tensor]:
+        """Return the palettes with at most so many entries in all, float32 [K, C] each."""
+        return [
+            torch.from_numpy(palette.colours.astype(np.float32)).to(self.device)
+            for palette in self.chain.at(total)[0]
+        ]
+
     def at(self, total: int) -> tuple[Tensor, list[int]]:
         """Return the latents with at most so many entries in all, and each palette's entries."""
         palettes, maps = self.chain.at(total)
@@ -49,49 +58,59 @@ class Degradation:
         return z_t.contiguous(), [len(palette) for palette in palettes]
 
 
-def levels(total: int, groups: int, steps: int) -> list[int]:
-    """Return how many entries palettes have together at each of so many links, from total up."""
-    end = groups * MAX_ENTRIES
-    return [round(total * (end / total) ** (k / steps)) for k in range(steps)]
+def assign(z: Tensor, palettes: Sequence[Tensor]) -> Tensor:
+    """Return z [B, GC, h, w] in the nearest colours of its palettes, float32 [K, C] a group."""
+    batch, _, rows, columns = z.shape
+    flat = z.float().permute(0, 2, 3, 1).reshape(batch * rows * columns, -1)
+    nearest = torch.empty_like(flat)
+    channel = 0
+    for palette in palettes:
+        group = slice(channel, channel + palette.shape[1])
+        squares = palette.square().sum(1)
+        for start in range(0, len(flat), CHUNK):
+            part = slice(start, start + CHUNK)
+            scores = torch.addmm(squares, flat[part, group], palette.T, alpha=-2)
+            nearest[part, group] = palette[scores.argmin(1)]
+        channel += palette.shape[1]
+    return nearest.view(batch, rows, columns, -1).permute(0, 3, 1, 2)
 
 
 def walk_back(
     restore: Restore,
     z_t: Tensor,
-    entries: Tensor,
-    total: int,
+    palettes: Sequence[Tensor],
     steps: int,
-    config: PaletteConfig,
     links: int,
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Run the first links of a chain (eq. 7): z <- z - C(z_0_hat, t) + C(z_0_hat, t - 1).
+    """Run the first links of a chain (eq. 7): z <- z - C(z_0_hat, s) + C(z_0_hat, s - 1).
 
-    C finds palettes and chain of the estimate itself, as a reader knows no others: those in a file
-    are the coarsest that it needs, and finer ones were never sent.
+    What lies between a file's link and the latent itself was never sent, so C is continued evenly:
+    C(z, s) = z + w (A(z) - z), where A assigns to the file's palettes, and w falls from 1 at the
+    file's link to 0. (Palettes found anew for every estimate are as good, but a single position
+    that rounds otherwise on another machine gives other palettes.)
 
     Args:
         restore: R.
         z_t: Latents [B, GC, h, w] that share their palettes.
-        entries: Of these [B, G].
-        total: Entries that they have together.
+        palettes: Of every group, float32 [K, C].
         steps: Links of the whole chain.
-        config: Of the networks.
-        links: How many of them to run, fewer than steps.
+        links: How many of them to run, at most steps - 1.
         progress: Called after each.
 
     Returns:
-        What the next link starts with, and its entries [B, G].
+        What the next link starts with, and the entries that it passes for [B, G].
     """
-    z, sizes = z_t, entries
-    totals = levels(total, config.groups, steps)
+    z = z_t
     for link in range(links):
-        estimate = restore(z, sizes)
-        chain = Degradation(estimate, config.channels, config.weights)
-        coarse, _ = chain.at(totals[link])
-        fine, found = chain.at(totals[link + 1])
-        z = z - coarse + fine
-        sizes = torch.tensor([found], dtype=torch.float32, device=z.device).expand(len(z), -1)
+        estimate = restore(z, passing(palettes, z, link / steps))
+        z = z + (estimate - assign(estimate, palettes)) / steps
         if progress is not None:
             progress(link + 1, steps)
-    return z, sizes
+    return z, passing(palettes, z, links / steps)
+
+
+def passing(palettes: Sequence[Tensor], z: Tensor, done: float) -> Tensor:
+    """Return how many entries [B, G] a latent z passes for, so far (0..1) from its palettes."""
+    entries = [len(palette) ** (1 - done) * MAX_ENTRIES**done for palette in palettes]
+    return torch.tensor([entries], dtype=torch.float32, device=z.device).expand(len(z), -1)

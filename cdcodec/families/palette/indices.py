@@ -146,6 +146,10 @@ def code(
         columns: Of a map.
         model: The weight file's.
     """
+    if index is not None:
+        for group, palette in zip(index, palettes, strict=True):
+            if group.min() < 0 or group.max() >= len(palette):
+                raise ValueError("an index is beyond its palette")
     done = np.zeros((len(palettes), rows, columns), np.int32)
     lessons = _lessons(_waves(rows, columns))
     activity = np.zeros((rows, columns), np.int64)
@@ -269,8 +273,8 @@ class _Group:
         sums = np.matmul(factors, likely[:, :, None])[:, :, 0].astype(np.int64)
         totals = likely.sum(1).astype(np.int64)
         slope = (16 * actual - 16 * sums // totals[:, None]).sum(0)
-        fast, slow, lessons = self.model.rates.tolist()
-        rate = max(fast - (fast - slow) * self.lessons // max(lessons, 1), slow)
+        fast, slow, until = self.model.rates.tolist()
+        rate = max(fast - (fast - slow) * self.lessons // max(until, 1), slow)
         step = slope * (rate * min(len(values), BATCH)) // len(values) >> 10
         self.exponents = np.clip(self.exponents + step, -4 * ONE, 4 * ONE)
         self.lessons += 1

@@ -25,12 +25,10 @@ from torch.nn import functional as F
 
 from cdcodec.families.palette.config import CENTRE, UNIT, PaletteConfig
 from cdcodec.families.palette.paper import PaperRestoration
+from cdcodec.families.palette.walk import STRIDE
 from cdcodec.nn.blocks import Stack, Upsample, conv, round_through
 
-STRIDE = 8
-"""Pixels per position of a latent."""
-
-LEVELS = 255.0
+LARGEST = 255.0
 
 LOG_ENTRIES = math.log(256.0)
 
@@ -41,12 +39,12 @@ class _Clamp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> Tensor:
         ctx.save_for_backward(z)
-        return z.clamp(0, LEVELS)
+        return z.clamp(0, LARGEST)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (z,) = ctx.saved_tensors
-        blocked = ((z < 0) & (gradient > 0)) | ((z > LEVELS) & (gradient < 0))
+        blocked = ((z < 0) & (gradient > 0)) | ((z > LARGEST) & (gradient < 0))
         return gradient.masked_fill(blocked, 0.0)
 
 
@@ -162,7 +160,7 @@ class PaletteNetwork(nn.Module):
         self.decoder = Decoder(config)
         self.restoration = PaperRestoration(config) if is_paper(config) else Restoration(config)
         self.entries = Entries(config)
-        self.naturalness = nn.Parameter(torch.zeros(config.condition))
+        self.naturalness = nn.Parameter(torch.randn(config.condition))
 
     @property
     def multiple(self) -> int:

@@ -29,19 +29,22 @@ from cdcodec.families.palette.config import CENTRE, PRESETS, UNIT
 from cdcodec.families.palette.contrast import Contrast
 from cdcodec.families.palette.degrade import Degradation, walk_back
 from cdcodec.families.palette.export import read, write
-from cdcodec.families.palette.network import STRIDE, PaletteNetwork, build
+from cdcodec.families.palette.network import PaletteNetwork, build
 from cdcodec.families.palette.texture import PseudoLabels
-from cdcodec.families.palette.walk import entries_at
+from cdcodec.families.palette.walk import POINTS, STRIDE, entries_at
 from cdcodec.nn.device import autocast
 from cdcodec.nn.discriminator import Adversary
 from cdcodec.nn.klt import karhunen_loeve, photograph_blocks
 from cdcodec.nn.losses import detail_energy, distortion, grid_energy, psnr, rate_positions
 from cdcodec.nn.perceptual import Lpips
+from cdcodec.nn.vgg16 import Vgg16
 
 __all__ = ["OBJECTIVES", "initial", "read", "write"]
 
 START_BLOCKS = 40_000
-POINTS = 256
+LEAST_START = 64
+"""Entries that training's chains start at, at least. Those of files start at 256, which takes three
+times as long and leaves hardly other palettes."""
 
 LABELLED = 1200
 """Crops that pseudo-labels are found on."""
@@ -61,14 +64,14 @@ class Degraded:
         z_t: Of the same shape; gradients reach z.
         entries: Of each palette [B, G].
         weight: Of the images [B], mean 1: errors are small where palettes are large.
-        sets: Images that share palettes, with the chain of those.
+        sets: Images that share palettes, with these, float32 [K, C] a group.
     """
 
     z: Tensor
     z_t: Tensor
     entries: Tensor
     weight: Tensor
-    sets: list[tuple[slice, Degradation, int]]
+    sets: list[tuple[slice, list[Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ class JointConfig:
         grid: Of grids in step with the networks' blocks.
         restoration: Of the absolute error of z_0_hat: lambda_2.
         contrast: Of the contrastive term, lambda_1; 0 leaves it out.
-        lpips: File with the network that pseudo-labels are made with, that of LPIPS.
+        vgg16: File with the network that pseudo-labels are made with.
+        lpips: That of LPIPS, which stands in if there is no such file.
         smooth: Of the logarithm of differences to neighbours.
         balance: Images of a batch weigh as their palettes' entries to this power.
     """
@@ -93,8 +97,9 @@ class JointConfig:
     grid: float = 0.05
     restoration: float = 0.3
     contrast: float = 0.0
+    vgg16: str = ""
     lpips: str = "lpips_squeeze.safetensors"
-    smooth: float = 0.02
+    smooth: float = 0.015
     balance: float = 0.2
 
 
@@ -117,11 +122,11 @@ class _Objective:
         for k, position in enumerate(u[order].tolist()):
             images = slice(k * share, (k + 1) * share)
             total = entries_at(round(position * (POINTS - 1)), config.groups)
-            chain = Degradation(z[images], config.channels, config.weights, total)
+            chain = Degradation(z[images], config.channels, config.weights, max(total, LEAST_START))
             z_t, sizes = chain.at(total)
             parts.append(z_t)
             entries += [sizes] * len(z_t)
-            sets.append((images, chain, total))
+            sets.append((images, chain.palettes(total)))
         fixed = torch.cat(parts)
         sizes_of = torch.tensor(entries, dtype=torch.float32, device=z.device)
         weight = sizes_of.sum(1) ** balance
@@ -150,7 +155,7 @@ class JointObjective(_Objective):
     def __init__(self, network: PaletteNetwork, config: JointConfig) -> None:
         super().__init__(network)
         self.config = config
-        self.contrast = Contrasting(network, Path(config.lpips)) if config.contrast else None
+        self.contrast = Contrasting(network, config) if config.contrast else None
 
     def parameters(self) -> list[nn.Parameter]:
         """All of them."""
@@ -180,7 +185,9 @@ class JointObjective(_Objective):
         with autocast(x.device):
             x_hat = network.decode(shown, entries, restored)
         error = distortion(x_hat, x, config.colour, config.hue) / (255**2 / 4)
-        absolute = (z_0 - z.detach()).abs().mean((1, 2, 3)) / UNIT
+        with autocast(x.device):
+            estimate = network.restore(z_t.detach(), entries)
+        absolute = (estimate - z.detach()).abs().mean((1, 2, 3)) / UNIT
         grid = grid_energy(x_hat, x)
         cost = self.neighbours(degraded)
         wanted = config.distortion * error + config.restoration * absolute + config.smooth * cost
@@ -232,7 +239,7 @@ class ChainConfig:
     smooth: float = 0.015
     chain_steps: tuple[int, ...] = (1, 1, 2, 4)
     restoration: float = 0.3
-    contours: float = 1.5
+    contours: float = 0.3
     distortion: float = 8.0
     colour: float = 2.0
     hue: float = 6.0
@@ -240,7 +247,7 @@ class ChainConfig:
     energy: float = 0.1
     grid: float = 0.1
     adversarial: float = 0.12
-    adversarial_start: int = 300
+    adversarial_start: int = 100
     discriminator_lr: float = 2e-4
     balance: float = 0.2
 
@@ -285,10 +292,16 @@ class ChainObjective(_Objective):
             made, true, base = (images[~skips] for images in (x_hat, x, direct))
             perceptual = self.lpips(made, true)
         error = distortion(x_hat, x, config.colour, config.hue) / (255**2 / 4)
-        absolute = (z_0 - z.detach()).abs().mean((1, 2, 3)) / UNIT
+        if config.encoder:
+            # Rounding lets gradients pass, but no latent is easier to restore for being moved.
+            with autocast(x.device):
+                estimate = network.restore(z_i.detach(), at_link)
+        else:
+            estimate = z_0
+        absolute = (estimate - z.detach()).abs().mean((1, 2, 3)) / UNIT
         energy, grid = detail_energy(made, true), grid_energy(x_hat, x)
         wanted = config.distortion * error + config.restoration * absolute
-        wanted = wanted + config.contours * _contours(z_0 - z.detach())
+        wanted = wanted + config.contours * _contours(estimate - z.detach())
         loss = (degraded.weight * wanted).mean()
         loss = loss + config.perceptual * (degraded.weight[~skips] * perceptual).mean()
         loss = loss + config.energy * energy + config.grid * grid
@@ -327,10 +340,8 @@ class ChainObjective(_Objective):
                 return network.restore(z_t, sizes)
 
         parts, sizes = [], []
-        for images, _, total in degraded.sets:
-            walked = walk_back(
-                restore, z[images].detach(), entries[images], total, steps, network.config, link
-            )
+        for images, palettes in degraded.sets:
+            walked = walk_back(restore, z[images].detach(), palettes, steps, link)
             parts.append(walked[0])
             sizes.append(walked[1])
         return torch.cat(parts), torch.cat(sizes)
@@ -348,10 +359,11 @@ class Contrasting:
     Labels are found on the first pictures that are asked about.
     """
 
-    def __init__(self, network: PaletteNetwork, trunk: Path) -> None:
+    def __init__(self, network: PaletteNetwork, config: JointConfig) -> None:
         device = network.encoder.linear.weight.device
         self.network = network
-        self.labels = PseudoLabels(Lpips.load(trunk).to(device).taps).to(device)
+        trunk = Vgg16.load(Path(config.vgg16)) if config.vgg16 else Lpips.load(Path(config.lpips))
+        self.labels = PseudoLabels(trunk.to(device).taps).to(device)
         self.contrast = Contrast(network.encoder, network.config.latent).to(device)
 
     def loss(self, x: Tensor, z: Tensor, batches: Batches) -> Tensor:

@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from cdcodec.bitstream.container import ChunkType
 from cdcodec.codec import IntArray, Latents
 from cdcodec.entropy.coder import Coder
-from cdcodec.errors import BitstreamError, DesyncError, InputError, WeightsError
+from cdcodec.errors import BitstreamError, DesyncError, WeightsError
 from cdcodec.families.palette import clut, indices
-from cdcodec.families.palette.chain import COST_UNIT, NEVER, Chain, counted, quantise
+from cdcodec.families.palette.chain import Chain, check_size, counted, quantise
 from cdcodec.families.palette.indices import IndexModel
 
 EXACT_PREFIX = "exact."
@@ -167,6 +167,8 @@ class PaletteWalk:
                 f"{point}"
             )
         size = shape_of(width, height)
+        if max(map(len, palettes)) > size[0] * size[1]:
+            raise BitstreamError("a palette has more entries than the image has positions")
         index = indices.code(coder, latents.get("index"), palettes, *size, self.index_model)
         for g, (palette, group) in enumerate(zip(palettes, index, strict=True)):
             if not np.bincount(group.ravel(), minlength=len(palette)).all():
@@ -204,7 +206,7 @@ class PaletteWalk:
             InputError: If the latent is too large for a chain in 64-bit integers.
         """
         rows, columns = z.shape[1:]
-        self._check_size(rows * columns)
+        check_size(rows * columns, self.channels)
         grouped = z.reshape(self.groups, self.channels, rows * columns)
         found = [quantise(np.ascontiguousarray(points.T)) for points in grouped]
         index = np.stack([assigned.reshape(rows, columns) for _, assigned in found])
@@ -230,7 +232,6 @@ class PaletteWalk:
             InputError: As of `start`.
         """
         index = latents["index"]
-        self._check_size(index[0].size)
         palettes = self._palettes(latents)
         return Chain(
             [counted(c, group) for c, group in zip(palettes, index, strict=True)], self.weights
@@ -240,16 +241,6 @@ class PaletteWalk:
         """Return what latents become at a rate point, by the point; see codec.ScalableWalk."""
         chain = self.chain(latents)
         return lambda point: self.link(chain, latents["index"], point)
-
-    def shrink(self, latents: Latents, point: int) -> Latents:
-        """Return what latents become at one rate point."""
-        return self.shrinker(latents)(point)
-
-    def _check_size(self, positions: int) -> None:
-        """Refuse what would make the cost of a merge leave 64 bits."""
-        most = COST_UNIT * positions**2 // 4 * self.channels * 255**2
-        if most >= NEVER:
-            raise InputError(f"an image of {positions:,} latent samples is too large for palettes")
 
 
 def _named(palettes: Sequence[IntArray]) -> dict[str, IntArray]:
