@@ -216,6 +216,8 @@ class ChainConfig:
         lpips: File with the weights of the perceptual loss.
         share: Images that share their palettes.
         direct: Fraction of images that are decoded without restoration, for distortion alone.
+        faithful: Their error weighs so many times as much: beside the perceptual terms of the
+            others it would not be heard.
         encoder: Whether the encoder is trained too: then a new model comes out.
         smooth: As in the joint stage, where the encoder is trained.
         chain_steps: Lengths of chains to train, drawn evenly.
@@ -235,6 +237,7 @@ class ChainConfig:
     lpips: str = "lpips_squeeze.safetensors"
     share: int = 3
     direct: float = 0.25
+    faithful: float = 8.0
     encoder: bool = False
     smooth: float = 0.015
     chain_steps: tuple[int, ...] = (1, 1, 2, 4)
@@ -300,7 +303,8 @@ class ChainObjective(_Objective):
             estimate = z_0
         absolute = (estimate - z.detach()).abs().mean((1, 2, 3)) / UNIT
         energy, grid = detail_energy(made, true), grid_energy(x_hat, x)
-        wanted = config.distortion * error + config.restoration * absolute
+        heard = torch.where(skips, config.faithful, 1.0)
+        wanted = config.distortion * heard * error + config.restoration * absolute
         wanted = wanted + config.contours * _contours(estimate - z.detach())
         loss = (degraded.weight * wanted).mean()
         loss = loss + config.perceptual * (degraded.weight[~skips] * perceptual).mean()
