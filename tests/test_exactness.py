@@ -15,14 +15,13 @@ import pytest
 
 from cdcodec import api, families
 from cdcodec.bitstream import container as box
-from cdcodec.bitstream.container import ChunkType
 from cdcodec.codec import Decoding
-from cdcodec.entropy.coder import Reader
 from tests.make_vectors import FOLDER, PIXELS_PSNR_DB
 from tests.test_vectors import EXPECTED, psnr
 
 NAME = "highest-point"
 FILE = FOLDER / f"{NAME}.cdc"
+NAMES = (NAME, "palette-86x70")
 
 # What numpy multiplies and sums with. Values that a platform doesn't know are passed over by it.
 NUMPY_SETTINGS: dict[str, dict[str, str]] = {
@@ -56,14 +55,9 @@ print(json.dumps({"symbols": symbols, "capability": torch.backends.cpu.get_cpu_c
 
 def decode(path: str) -> tuple[str | None, dict[str, np.ndarray], np.ndarray]:
     """Return the digest of all symbols, the latents that the networks got, and their pixels."""
-    codec = families.load_codec("cdc-tiny", "cpu")
-    header = box.read(Path(path).read_bytes()).header
-    payload = box.read(Path(path).read_bytes()).chunk(ChunkType.LATENTS)
-    assert payload is not None
-    reader = Reader(payload)
-    at = header.width, header.height, header.point
-    latents = codec.walk.code(reader, None, *at)
-    reader.finish()
+    model = api.info(path).model
+    assert model is not None
+    latents, reader = api.read_latents(box.read(Path(path).read_bytes()), families.load_walk(model))
     pixels = api.decode(path, Decoding(steps=2, device="cpu")).picture.pixels
     # Once more, now that torch has started its threads and set up the processor as it likes.
     again = api.info(path, verify=True).symbols_sha256
@@ -104,23 +98,24 @@ def result(process: subprocess.Popen[str]) -> dict[str, Any]:
     return report
 
 
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("setting", NUMPY_SETTINGS)
-def test_info_verify_prints_the_same_sha256(setting: str) -> None:
-    process = start(
-        NUMPY_SETTINGS[setting], "-m", "cdcodec", "info", "--verify", "--json", str(FILE)
-    )
-    assert result(process)["symbols_sha256"] == EXPECTED[NAME]["symbols_sha256"]
+def test_info_verify_prints_the_same_sha256(setting: str, name: str) -> None:
+    file = str(FOLDER / f"{name}.cdc")
+    process = start(NUMPY_SETTINGS[setting], "-m", "cdcodec", "info", "--verify", "--json", file)
+    assert result(process)["symbols_sha256"] == EXPECTED[name]["symbols_sha256"]
 
 
+@pytest.mark.parametrize("name", NAMES)
 def test_a_decode_is_the_same_with_other_kernels_but_for_rounding_of_pixels(
-    tmp_path: Path,
+    name: str, tmp_path: Path
 ) -> None:
-    arrays = tmp_path / "arrays.npz"
-    process = start(TORCH_SETTINGS, "-c", DECODE, str(FILE), str(arrays))
-    symbols, latents, pixels = decode(str(FILE))
+    arrays, file = tmp_path / "arrays.npz", str(FOLDER / f"{name}.cdc")
+    process = start(TORCH_SETTINGS, "-c", DECODE, file, str(arrays))
+    symbols, latents, pixels = decode(file)
     report = result(process)
     assert report["capability"] in ("DEFAULT", "NO AVX")
-    assert report["symbols"] == symbols == EXPECTED[NAME]["symbols_sha256"]
+    assert report["symbols"] == symbols == EXPECTED[name]["symbols_sha256"]
     with np.load(arrays) as other:
         assert set(other) == {*latents, "pixels"}
         for name, values in latents.items():
