@@ -17,7 +17,7 @@ from cdcodec.errors import InputError, WeightsError
 from cdcodec.families.palette import export, objectives
 from cdcodec.families.palette.codec import PaletteCodec
 from cdcodec.families.palette.config import PRESETS, describe, parse
-from cdcodec.families.palette.degrade import Degradation, assign, grouped, passing, walk_back
+from cdcodec.families.palette.degrade import REACH, Degradation, assign, grouped, passing, walk_back
 from cdcodec.families.palette.network import PaletteNetwork, build, to_8_bits
 from cdcodec.families.palette.walk import PaletteWalk
 
@@ -106,7 +106,7 @@ def test_a_perfect_restoration_is_approached_evenly(latent: Tensor) -> None:
             lambda done, total: seen.append((done, total)),
         )
         # Eq. 13: with R exact, every link is the latent at its level.
-        torch.testing.assert_close(z, latent + (1 - links / 5) * (z_t - latent))
+        torch.testing.assert_close(z, latent + (1 - REACH * links / 5) * (z_t - latent))
     assert seen[-4:] == [(k, 5) for k in (1, 2, 3, 4)]
 
 

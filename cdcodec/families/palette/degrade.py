@@ -11,6 +11,11 @@ from torch import Tensor
 from cdcodec.codec import IntArray, Progress
 from cdcodec.families.palette.chain import MAX_ENTRIES, Chain, quantise
 
+REACH = 0.5
+"""How far a chain goes. To the end, small networks take their own inventions for what was sent: on
+four photographs that are neither trained nor reported on (scikit-image's astronaut, coffee, chelsea
+and rocket) LPIPS of four steps was 0.001 worse than that of one at 0.2 bpp; half way it is not."""
+
 CHUNK = 2**16
 """Positions that are assigned at once."""
 
@@ -87,8 +92,8 @@ def walk_back(
 
     What lies between a file's link and the latent itself was never sent, so C is continued evenly:
     C(z, s) = z + w (A(z) - z), where A assigns to the file's palettes, and w falls from 1 at the
-    file's link to 0. (Palettes found anew for every estimate are as good, but a single position
-    that rounds otherwise on another machine gives other palettes.)
+    file's link to 1 - REACH. (Palettes found anew for every estimate are as good, but a single
+    position that rounds otherwise on another machine gives other palettes.)
 
     Args:
         restore: R.
@@ -103,11 +108,11 @@ def walk_back(
     """
     z = z_t
     for link in range(links):
-        estimate = restore(z, passing(palettes, z, link / steps))
-        z = z + (estimate - assign(estimate, palettes)) / steps
+        estimate = restore(z, passing(palettes, z, REACH * link / steps))
+        z = z + (estimate - assign(estimate, palettes)) * (REACH / steps)
         if progress is not None:
             progress(link + 1, steps)
-    return z, passing(palettes, z, links / steps)
+    return z, passing(palettes, z, REACH * links / steps)
 
 
 def passing(palettes: Sequence[Tensor], z: Tensor, done: float) -> Tensor:
