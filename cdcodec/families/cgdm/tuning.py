@@ -36,9 +36,9 @@ LEARNING_RATE = 0.6
 JUDGE_EVERY = 10
 """Iterations between two looks at what the rounded vector gives on all patches."""
 
-ENERGY, RATE = 0.01, 20.0
+ENERGY, RATE = 0.02, 20.0
 """Weights of the energy of fine detail and of the vector's bits per pixel, against L1. With 0.05
-the vector asks for more texture than LPIPS finds natural, for 0.3 dB; with 0.01 both gain."""
+vectors ask for more texture than LPIPS finds natural, for 0.3 dB; with 0.01 for too little."""
 
 
 def denoiser(network: CgdmNetwork, x_tilde: Tensor, s: Tensor) -> Denoiser:
