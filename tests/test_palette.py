@@ -228,7 +228,10 @@ def test_ten_steps_lower_the_loss(
     assert logs[-1]["loss"] < logs[0]["loss"]
 
 
-def test_contrast_moves_the_encoder_too(batch: Tensor, lpips: Path) -> None:
+def test_contrast_moves_the_encoder_too(
+    batch: Tensor, lpips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objectives, "LABELLED", 40)
     encoders = []
     for weight in (0.0, 5.0):
         network = objectives.initial("tiny", 0, lambda: batch)
