@@ -19,18 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cdcodec.nn.published import frozen, read
+from cdcodec.nn.vgg16 import STAGES, convolutions
 
 _MEAN = (0.485, 0.456, 0.406)
 _SPREAD = (0.229, 0.224, 0.225)
-# Of every stage the numbers of its convolutions in torchvision's `features`, and its width.
-_STAGES = (
-    ((0, 2), 64),
-    ((5, 7), 128),
-    ((10, 12, 14), 256),
-    ((17, 19, 21), 512),
-    ((24, 26, 28), 512),
-)
-_TAP_CHANNELS = [3, *(width for _, width in _STAGES)]  # the picture itself is the first tap
+_TAP_CHANNELS = [3, *(width for _, width in STAGES)]  # the picture itself is the first tap
 _STABLE = 1e-6  # c1 and c2 of eq. 5 and 6
 _KERNEL = (0.25, 0.5, 0.25)  # a Hann window of 5, without its zeros
 
@@ -40,12 +33,7 @@ class Dists(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        channels = 3
-        self.features = nn.ModuleDict()
-        for numbers, width in _STAGES:
-            for number in numbers:
-                self.features[str(number)] = nn.Conv2d(channels, width, 3, padding=1)
-                channels = width
+        self.features = convolutions()
         self.alpha = nn.Parameter(torch.zeros(1, sum(_TAP_CHANNELS), 1, 1))
         self.beta = nn.Parameter(torch.zeros(1, sum(_TAP_CHANNELS), 1, 1))
         self.mean: Tensor
@@ -69,7 +57,7 @@ class Dists(nn.Module):
         """
         yield x
         x = (x - self.mean) / self.spread
-        for stage, (numbers, _) in enumerate(_STAGES):
+        for stage, (numbers, _) in enumerate(STAGES):
             if stage:
                 x = _l2_pool(x)
             for number in numbers:

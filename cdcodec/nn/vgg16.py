@@ -21,15 +21,26 @@ from cdcodec.nn.published import frozen, read
 # Of pictures in -1..1; ImageNet's are (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225) in 0..1.
 _MEAN = (-0.030, -0.088, -0.188)
 _SPREAD = (0.458, 0.448, 0.450)
-# Of every stage the numbers of its convolutions in torchvision's `features`, and its width.
-_STAGES = (
+STAGES = (
     ((0, 2), 64),
     ((5, 7), 128),
     ((10, 12, 14), 256),
     ((17, 19, 21), 512),
     ((24, 26, 28), 512),
 )
+"""Of every stage the numbers of its convolutions in torchvision's `features`, and its width."""
+
 _CLASSIFIER = ("pre_logits.", "head.")
+
+
+def convolutions() -> nn.ModuleDict:
+    """Return VGG-16's convolutions by their number, with random weights."""
+    features, channels = nn.ModuleDict(), 3
+    for numbers, width in STAGES:
+        for number in numbers:
+            features[str(number)] = nn.Conv2d(channels, width, 3, padding=1)
+            channels = width
+    return features
 
 
 class Vgg16(nn.Module):
@@ -37,12 +48,7 @@ class Vgg16(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        channels = 3
-        self.features = nn.ModuleDict()
-        for numbers, width in _STAGES:
-            for number in numbers:
-                self.features[str(number)] = nn.Conv2d(channels, width, 3, padding=1)
-                channels = width
+        self.features = convolutions()
         self.mean: Tensor
         self.spread: Tensor
         self.register_buffer("mean", torch.tensor(_MEAN)[None, :, None, None], persistent=False)
@@ -68,7 +74,7 @@ class Vgg16(nn.Module):
         """
         x = (x - self.mean) / self.spread
         taps = []
-        for stage, (numbers, _) in enumerate(_STAGES):
+        for stage, (numbers, _) in enumerate(STAGES):
             if stage:
                 x = F.max_pool2d(x, 2)
             for number in numbers:
