@@ -114,18 +114,29 @@ class SideWalk(Walk, Protocol):
         """
 
 
+class Shrinker(Protocol):
+    """A file's latents at its own rate point and those below."""
+
+    def latents(self, point: int) -> Latents:
+        """Return what Codec.quantise would have made of the image at a rate point, bit for bit.
+
+        At a higher point than the file's, that is what the file has.
+        """
+
+    def estimate(self, point: int) -> float:
+        """Return about how large a file is at a rate point, in any unit and without coding it."""
+
+
 @runtime_checkable
 class ScalableWalk(Walk, Protocol):
     """The walk of a family whose files hold what is needed to make smaller ones."""
 
-    def shrinker(self, latents: Latents) -> Callable[[int], Latents]:
-        """Return what these latents become at a rate point, by the point.
-
-        At a lower point than their own, it is what Codec.quantise would have made of the image
-        there, bit for bit. At a higher one, they stay what they are.
+    def shrinker(self, latents: Latents, point: int) -> Shrinker:
+        """Return what becomes of a file's latents.
 
         Args:
-            latents: Of a file: what `code` returned, and what `unpack` did.
+            latents: What `code` returned, and what `unpack` did.
+            point: The file's rate point.
         """
 
 

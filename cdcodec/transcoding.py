@@ -5,13 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_right
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-import numpy as np
-
-from cdcodec import families, rate
+from cdcodec import families
 from cdcodec.api import (
     SIDE,
     Encoded,
@@ -24,12 +21,15 @@ from cdcodec.api import (
 )
 from cdcodec.bitstream import container as box
 from cdcodec.bitstream.container import ChunkType
-from cdcodec.codec import Latents, ScalableWalk
+from cdcodec.codec import Latents, ScalableWalk, Shrinker
 from cdcodec.draft import Draft, Drafter
 from cdcodec.errors import InputError, OutOfReach
 
 GUESSES = 6
 """Files written by guess; if they close in too slowly, the rest is found by halving."""
+
+CLOSE_ENOUGH = 0.98
+"""A file this near to the target, and not above it, is taken: writing takes most of the time."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class _Shrinking:
     """A file's latents in place of an image's analysis; see draft.Quantiser."""
 
     walk: ScalableWalk
-    shrunk: Callable[[int], Latents]
+    shrinker: Shrinker
 
     def quantise(self, _analysis: object, point: int) -> Latents:
-        return self.shrunk(point)
+        return self.shrinker.latents(point)
 
 
 def transcode(
@@ -102,7 +102,8 @@ def transcode(
     latents, reader = read_latents(file, walk)
     watch.lap("entropy")
     extras = [chunk for chunk in file.chunks if chunk.type not in (ChunkType.LATENTS, *SIDE)]
-    drafter = Drafter(_Shrinking(walk, walk.shrinker(latents)), None, header, extras)
+    shrinker = walk.shrinker(latents, header.point)
+    drafter = Drafter(_Shrinking(walk, shrinker), None, header, extras)
     pixels = header.width * header.height
 
     draft, note, target_bpp = None, None, None
@@ -119,7 +120,7 @@ def transcode(
             assert bpp is not None
             budget, target_bpp = int(bpp * pixels / 8), bpp
         if len(data) > budget:
-            draft = _fit(drafter, budget, len(data))
+            draft = _fit(drafter, shrinker, budget, len(data))
         elif len(data) < 0.96 * budget:
             note = f"the file has {8 * len(data) / pixels:.4f} bpp and can't get more"
     watch.lap("code")
@@ -139,56 +140,44 @@ def transcode(
     )
 
 
-def _fit(drafter: Drafter, budget: int, source_bytes: int) -> Draft:
-    """Return the largest file within a budget in bytes that the source itself is above.
+def _fit(drafter: Drafter, shrinker: Shrinker, budget: int, source_bytes: int) -> Draft:
+    """Return the largest file, or nearly, within a budget in bytes that the source is above.
 
-    Coding takes nearly all of the time. What a code without contexts would need is known at once,
-    and a file's bytes are nearly a power of it: few need be written.
+    Writing takes nearly all of the time, so few are written: estimates are good for ratios, and
+    better the nearer a file is that was written.
 
     Raises:
         OutOfReach: If even the smallest is too large.
     """
-
-    @cache
-    def plain(point: int) -> float:
-        return _plain_bits(drafter.quantiser.quantise(None, point))
-
+    estimate = cache(shrinker.estimate)
     best: Draft | None = None
     low, high = -1, drafter.header.point  # the file fits at low, and doesn't at high
-    known, taken, power = high, source_bytes, 1.0
-    wrote = source_bytes
-    aim = (1 + rate.CLOSE_ENOUGH) / 2 * budget
+    sizes = {high: source_bytes}
+    last, other = high, high  # the two that the next guess goes by
+    aim = (1 + CLOSE_ENOUGH) / 2 * budget
     for guesses in itertools.count():
-        if high - low <= 1 or best is not None and len(best.data) >= rate.CLOSE_ENOUGH * budget:
+        if high - low <= 1 or best is not None and len(best.data) >= CLOSE_ENOUGH * budget:
             break
         between = range(low + 1, high)
         point = between[len(between) // 2]
         if guesses < GUESSES:
-            wanted = plain(known) * (aim / taken) ** (1 / power)
-            point = between[max(bisect_right(between, wanted, key=plain) - 1, 0)]
+            # Bytes are nearly a power of the estimate.
+            power = 1.0
+            if estimate(last) != estimate(other) and sizes[last] != sizes[other]:
+                power = math.log(sizes[last] / sizes[other])
+                power /= math.log(estimate(last) / estimate(other))
+            wanted = estimate(last) * (aim / sizes[last]) ** (1 / min(max(power, 0.5), 2.0))
+            point = between[max(bisect_right(between, wanted, key=estimate) - 1, 0)]
         draft = drafter.write(point)
-        wrote = len(draft.data)
-        if plain(point) > 0 and plain(point) != plain(known) and wrote != taken:
-            power = math.log(wrote / taken) / math.log(plain(point) / plain(known))
-            power = min(max(power, 0.5), 2.0)
-        if plain(point) > 0:
-            known, taken = point, wrote
-        if wrote > budget:
+        sizes[point] = len(draft.data)
+        if len(draft.data) > budget:
+            last, other = point, low if best is not None else high
             high = point
         else:
-            low, best = point, draft
+            last, other, low, best = point, high, point, draft
     if best is None:  # the last one that was written is that of point 0, as is the source if none
+        wrote = sizes[high]
         bpp = 8 * wrote / (drafter.header.width * drafter.header.height)
         hint = f"the smallest possible file has {wrote} bytes, {bpp:.4f} bpp"
         raise OutOfReach(f"{budget} bytes are too few for this image", hint=hint)
     return best
-
-
-def _plain_bits(latents: Latents) -> float:
-    """Return the entropy in bits of all planes [h, w] of latents, each value by itself."""
-    bits = 0.0
-    for planes in latents.values():
-        for plane in planes if planes.ndim == 3 else ():
-            _, counts = np.unique(plane, return_counts=True)
-            bits -= float(counts @ np.log2(counts / plane.size))
-    return bits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +22,8 @@ from cdcodec.errors import BitstreamError, CdcError, DesyncError, InputError, We
 from cdcodec.families.palette import indices
 from cdcodec.families.palette.chain import check_size
 from cdcodec.families.palette.indices import DEFAULT
-from cdcodec.families.palette.walk import PaletteWalk, entries_at, shape_of
+from cdcodec.families.palette.ladder import rungs
+from cdcodec.families.palette.walk import PaletteWalk, shape_of
 
 ENCODER = bytes(range(8))
 WALK = PaletteWalk(2, 2, (16, 9), DEFAULT, ENCODER)
@@ -47,7 +49,7 @@ def latents_at(
 ) -> list[Latents]:
     """Return the latents of an encoder at some rate points, all of one start."""
     start = walk.start(latent(width, height, walk.groups * walk.channels))
-    return [walk.link(*start, point) for point in points]
+    return [walk.link(start, point) for point in points]
 
 
 def file_of(
@@ -66,9 +68,9 @@ def file_of(
     return box.write(Container(Header(5, walk.model_id, width, height, point, 8), chunks))
 
 
-def shrink(latents: Latents, point: int) -> Latents:
-    """Return what a file's latents become at one point."""
-    return WALK.shrinker(latents)(point)
+def shrink(latents: Latents, source: int, point: int) -> Latents:
+    """Return what the latents of a file of one point become at another."""
+    return WALK.shrinker(latents, source).latents(point)
 
 
 def told(latents: Latents) -> Latents:
@@ -83,11 +85,13 @@ def same(a: Latents, b: Latents) -> None:
 
 
 def test_entries_rise_from_one_a_group_to_all_that_palettes_hold() -> None:
-    for groups in (1, 2, 3, 8):
-        entries = [entries_at(point, groups) for point in range(WALK.rate_points)]
-        assert (entries[0], entries[-1]) == (groups, 256 * groups)
-        assert all(np.diff(entries) >= 1)
-    assert [WALK.entries(point) for point in (0, 128, 255)] == [2, 194, 512]
+    for groups in (1, 2, 3, 8, 255):
+        all_rungs = rungs(groups)
+        assert len(all_rungs) == WALK.rate_points
+        assert (all_rungs[0], all_rungs[-1]) == ((groups, 0), (256 * groups, 0))
+        for rung, above in itertools.pairwise(all_rungs):
+            assert rung.entries < above.entries or rung.made > above.made
+    assert [WALK.entries(point) for point in (0, 6, 60, 132, 255)] == [2, 3, 12, 38, 512]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
@@ -131,37 +135,62 @@ def test_more_entries_come_nearer_to_the_latent() -> None:
 # Files shrink
 
 
-@pytest.mark.parametrize("start", [255, 200, 33, 1, 0])
+@pytest.mark.parametrize("start", [255, 200, 133, 132, 90, 33, 1, 0])
 def test_what_a_file_shrinks_to_is_what_an_encoder_writes(start: int) -> None:
     assert isinstance(WALK, ScalableWalk)
-    points = [point for point in (0, 1, 2, 17, 33, 100, 199, 200) if point <= start]
+    points = [point for point in (0, 1, 2, 17, 33, 88, 89, 131, 133, 199, 200) if point <= start]
     whole, *expected = latents_at([start, *points])
-    shrunk = WALK.shrinker(whole)
+    shrinker = WALK.shrinker(whole, start)
     for point, latents in zip(points, expected, strict=True):
-        same(shrunk(point), latents)
-        same(shrink(whole, point), latents)
-    assert file_of(shrunk(points[-1]), points[-1]) == file_of(expected[-1], points[-1])
+        same(shrinker.latents(point), latents)
+        same(shrink(whole, start, point), latents)
+    assert file_of(shrinker.latents(points[-1]), points[-1]) == file_of(expected[-1], points[-1])
 
 
-def test_shrinking_twice_is_shrinking_once() -> None:
-    whole, expected = latents_at([220, 60])
-    same(shrink(shrink(shrink(whole, 150), 90), 60), expected)
+def test_shrinking_often_is_shrinking_once() -> None:
+    whole, expected = latents_at([220, 5])
+    latents = whole
+    for source, point in itertools.pairwise([220, 150, 101, 100, 77, 64, 40, 5]):
+        latents = shrink(latents, source, point)
+    same(latents, expected)
+
+
+def test_between_links_a_file_loses_positions_of_one_entry() -> None:
+    # Points 61 to 64 have 13 entries, with 3, 2, 1 and no steps of a merge made.
+    below, *steps, above = latents_at([60, 61, 62, 63, 64])
+    assert [sum(len(each[f"palette_{g}"]) for g in range(2)) for each in (below, above)] == [12, 13]
+    sizes = [len(file_of(latents, 64)) for latents in (below, *steps, above)]
+    assert sizes == sorted(sizes)
+    for lower, upper in itertools.pairwise((*steps, above)):
+        assert (lower["index"] != upper["index"]).any(0).mean() < 0.1
+        assert [len(lower[f"palette_{g}"]) for g in range(2)] == [
+            len(upper[f"palette_{g}"]) for g in range(2)
+        ]
+
+
+def test_estimates_rise_with_sizes() -> None:
+    points = [10, 60, 120, 180, 255]
+    whole = latents_at([255])[0]
+    shrinker = WALK.shrinker(whole, 255)
+    sizes = [len(file_of(shrinker.latents(point), point)) for point in points]
+    ratios = [shrinker.estimate(p) / size for p, size in zip(points, sizes, strict=True)]
+    assert max(ratios) < 2 * min(ratios)
 
 
 def test_nothing_grows() -> None:
     (small,) = latents_at([50])
     for point in (50, 51, 255):
-        same(shrink(small, point), small)
+        same(shrink(small, 50, point), small)
 
 
 @pytest.mark.parametrize("colours", [1, 2, 5])
 def test_a_latent_of_few_colours_needs_no_more_entries(colours: int) -> None:
     z = np.repeat(np.arange(48)[None] % colours * 40, 4, 0).reshape(4, 6, 8).astype(np.int32)
     start = WALK.start(z)
-    at = [WALK.link(*start, point) for point in (255, 100, 0)]
+    at = [WALK.link(start, point) for point in (255, 100, 0)]
     assert [len(latents["palette_0"]) for latents in at] == [colours, colours, 1]
     same(at[0], at[1])
-    same(shrink(at[0], 0), at[2])
+    same(shrink(at[0], 255, 0), at[2])
 
 
 def test_a_latent_beyond_64_bits_is_refused_before_any_work() -> None:
@@ -171,7 +200,7 @@ def test_a_latent_beyond_64_bits_is_refused_before_any_work() -> None:
     few = np.zeros((1, 2), np.int32)
     vast = {"palette_0": few, "palette_1": few, "index": huge[:2]}
     with pytest.raises(InputError, match="too large"):
-        shrink(vast, 0)
+        shrink(vast, 3, 0)
     # The largest image that readers take by default, and what an axis adds by rounding up.
     check_size(box.MAX_PIXELS // 64 + 2 * box.MAX_SIDE // 8, 3)
 
@@ -187,12 +216,12 @@ def test_palettes_must_be_told_before_the_maps_are_read() -> None:
 def test_palettes_above_the_rate_point_are_refused() -> None:
     (latents,) = latents_at([30])
     for coder, known in ((Writer(), latents), (Reader(b""), told(latents))):
-        with pytest.raises(BitstreamError, match="palettes have 35 entries, above the 34 of"):
-            WALK.code(coder, known, WIDTH, HEIGHT, 29)
+        with pytest.raises(BitstreamError, match="palettes have 7 entries, above the 6 of"):
+            WALK.code(coder, known, WIDTH, HEIGHT, 24)
 
 
 def test_an_entry_that_is_nowhere_in_its_map_is_a_desync() -> None:
-    (latents,) = latents_at([30])
+    (latents,) = latents_at([133])
     index = latents["index"].copy()
     index[1][index[1] == 3] = 4
     palettes = [latents[f"palette_{g}"] for g in range(2)]
@@ -200,13 +229,13 @@ def test_an_entry_that_is_nowhere_in_its_map_is_a_desync() -> None:
     size = shape_of(WIDTH, HEIGHT)
     indices.code(writer, index, palettes, *size, WALK.index_model)
     with pytest.raises(DesyncError, match="palette 1 has an entry that is nowhere"):
-        WALK.code(Reader(writer.finish()), told(latents), WIDTH, HEIGHT, 30)
+        WALK.code(Reader(writer.finish()), told(latents), WIDTH, HEIGHT, 133)
 
 
 def test_more_entries_than_positions_are_refused() -> None:
-    (latents,) = latents_at([30])
+    (latents,) = latents_at([133])
     with pytest.raises(BitstreamError, match="more entries than the image has positions"):
-        WALK.code(Reader(b"\x01"), told(latents), 8, 8, 30)
+        WALK.code(Reader(b"\x01"), told(latents), 8, 8, 133)
 
 
 def test_a_stream_that_was_written_with_other_palettes_is_a_desync() -> None:

@@ -24,9 +24,8 @@ from cdcodec import api, families, image, weights
 from cdcodec.bitstream import container as box
 from cdcodec.bitstream.container import Chunk, ChunkType
 from cdcodec.cli.__main__ import main
-from cdcodec.codec import IntArray
 from cdcodec.errors import BitstreamError, CdcError, DesyncError, InputError, OutOfReach
-from cdcodec.families.palette.chain import Chain
+from cdcodec.families.palette.ladder import Ladder
 from cdcodec.transcoding import transcode
 from cdcodec.weights import WeightFile, WeightSet
 from tests.make_vectors import FOLDER
@@ -47,11 +46,11 @@ EXTRAS = (
 @functools.cache
 def encoded(point: int) -> bytes:
     """Return what an encoder writes of one image at a rate point."""
-    return file_of(WALK.link(*start(), point), point, extras=EXTRAS)
+    return file_of(WALK.link(start(), point), point, extras=EXTRAS)
 
 
 @functools.cache
-def start() -> tuple[Chain, IntArray]:
+def start() -> Ladder:
     return WALK.start(latent(WIDTH, HEIGHT))
 
 
@@ -259,7 +258,7 @@ def test_what_was_done_is_said_on_stderr(capsys: pytest.CaptureFixture[str]) -> 
     assert note.startswith("cdcodec: note: the file has ")
     assert line.startswith(f"a.cdc: {WIDTH}x{HEIGHT}, ")
     assert line.endswith(f" of 9 bpp, {NAME} at point {SOURCE_POINT}")
-    assert [each.split()[0] for each in details[:2]] == ["index_0", "index_1"]
+    assert [each.split()[0] for each in details[:2]] == ["index", "read"]
     assert main(["transcode", "large.cdc", "-o", "b.cdc", "--bpp", "9", "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
 
@@ -272,7 +271,7 @@ def test_json_has_what_encode_has_and_where_it_came_from(
     assert captured.err == ""
     report = json.loads(captured.out)
     assert report.pop("seconds").keys() == {"read", "load", "entropy", "code", "write"}
-    assert report.pop("bits").keys() == {"index_0", "index_1"}
+    assert report.pop("bits").keys() == {"index"}
     taken = len(encoded(26))
     assert report == {
         "input": "large.cdc",

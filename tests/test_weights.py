@@ -336,8 +336,8 @@ def test_https_is_asked_for_a_range(monkeypatch):
         asked.append(request.get_header("Range"))
 
     monkeypatch.setattr(urllib.request.OpenerDirector, "open", record)
-    weights.open_https("https://hub.example/a")
-    weights.open_https("https://hub.example/a", 17)
+    download.open_https("https://hub.example/a")
+    download.open_https("https://hub.example/a", 17)
     assert asked == [None, "bytes=17-"]
 
 
@@ -378,7 +378,7 @@ def test_the_environment_may_also_say_online(monkeypatch, hub, value):
 
 def test_plain_http_is_refused():
     with pytest.raises(WeightsError, match="not an https address"):
-        weights.open_https("http://127.0.0.1/a.safetensors")
+        download.open_https("http://127.0.0.1/a.safetensors")
     with pytest.raises(WeightsError, match="not bundled, local, an https address or a full path"):
         remote_file("a.safetensors", location="http://hub.example/a.safetensors")
     with pytest.raises(WeightsError, match="not bundled, local, an https address or a full path"):

@@ -6,7 +6,6 @@ share.
 """
 
 from cdcodec.weights.cache import Progress, fetch, resolve, verify
-from cdcodec.weights.download import Opener, open_https
 from cdcodec.weights.hashes import sha256_of, verify_file
 from cdcodec.weights.places import bundled_dir, cache_dir, own_registry_path, registry_path
 from cdcodec.weights.provided import add, add_folder
@@ -26,7 +25,6 @@ from cdcodec.weights.registry import (
 __all__ = [
     "BUNDLED",
     "LOCAL",
-    "Opener",
     "Progress",
     "Registry",
     "WeightFile",
@@ -40,7 +38,6 @@ __all__ = [
     "fetch",
     "find",
     "load_registry",
-    "open_https",
     "own_registry_path",
     "register",
     "registry_path",

@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cdcodec.errors import WeightsError
 from cdcodec.weights import places
-from cdcodec.weights.download import Opener, download, open_https
 from cdcodec.weights.hashes import holds, require_hash, verify_file
 from cdcodec.weights.registry import BUNDLED, LOCAL, Registry, WeightFile, WeightSet, find
+
+if TYPE_CHECKING:
+    from cdcodec.weights.download import Opener
 
 # Small files are hashed at every use. Larger ones are when they are fetched, and by `verify`:
 # several gigabytes would cost every run seconds, and their name in the cache is the hash.
@@ -83,11 +85,14 @@ def fetch(
         name: The weight set.
         progress: Called with bytes done and bytes in all, over the files to be fetched.
         registry: Where to look, instead of the installation's registry.
-        opener: What opens an address, instead of `open_https`.
+        opener: What opens an address, instead of `download.open_https`.
 
     Raises:
         WeightsError: No network, a wrong hash, no room, or CDCODEC_OFFLINE is set.
     """
+    # What speaks https takes longer to import than many a command to run.
+    from cdcodec.weights.download import download, open_https
+
     weight_set = find(name, registry=registry)
     wanted = [file for file in weight_set.files if file.is_remote and not _is_cached(file)]
     if wanted and _offline_by_environment():

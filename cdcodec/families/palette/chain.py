@@ -13,8 +13,10 @@ of an image's size, a single palette of 256 entries ends at 0.14 bits per pixel.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,22 +132,16 @@ class Chain:
             check_size(int(palette.counts.sum()), palette.colours.shape[1])
         self.start = tuple(start)
         self.total = sum(map(len, start))
-        groups = [_Group(palette) for palette in start]
-        self._merges: list[tuple[int, int, int]] = []  # group, entry that stays, entry that goes
-        self._colours: list[Int64] = []
+        groups = [Group(palette) for palette in start]
+        merges: list[list[_Merge]] = [[] for _ in start]
         best = [group.cheapest() for group in groups]
-        while True:
-            costs = [
-                NEVER if each == NEVER else each * weight
-                for each, weight in zip(best, weights, strict=True)
-            ]
-            g = int(np.argmin(costs))
-            if costs[g] == NEVER:
+        for made in itertools.count():
+            g = cheapest(best, weights)
+            if g is None:
                 break
-            stays, goes, colour = groups[g].merge()
-            self._merges.append((g, stays, goes))
-            self._colours.append(colour)
+            merges[g].append(_Merge(made, *groups[g].merge()))
             best[g] = groups[g].cheapest()
+        self._merges = [_Merges(of_group, start[0].colours.shape[1]) for of_group in merges]
 
     def at(self, total: int) -> tuple[list[Palette], list[IntArray]]:
         """Return the longest link with at most so many entries, at least one a group.
@@ -153,32 +149,80 @@ class Chain:
         Returns:
             Its palettes, and of every group what each entry of the start became, int32 [K].
         """
-        colours = [palette.colours.copy() for palette in self.start]
-        counts = [palette.counts.copy() for palette in self.start]
-        became = [np.arange(len(palette)) for palette in self.start]
-        left = self.total
-        for step, ((g, stays, goes), colour) in enumerate(
-            zip(self._merges, self._colours, strict=True)
-        ):
-            if left <= total:
-                break
-            counts[g][stays] += counts[g][goes]
-            counts[g][goes] = 0
-            colours[g][stays] = colour
-            became[g][became[g] == goes] = stays
-            left = self.total - step - 1
         palettes, maps = [], []
-        for colour, count, entry in zip(colours, counts, became, strict=True):
-            alive = np.flatnonzero(count)
-            order = alive[np.argsort(keys(colour[alive]))]
-            place = np.zeros(len(count), np.int32)
-            place[order] = np.arange(len(order), dtype=np.int32)
-            palettes.append(Palette(colour[order], count[order]))
-            maps.append(place[entry])
+        for start, merges in zip(self.start, self._merges, strict=True):
+            link, became = merges.apply(start, self.total - total)
+            palettes.append(link)
+            maps.append(became)
         return palettes, maps
 
 
-class _Group:
+class _Merge(NamedTuple):
+    """A merge of two entries of a group, by their places in its start.
+
+    Attributes:
+        made: Merges of all groups before it.
+        stays: The entry that stays.
+        goes: The entry that becomes it.
+        colour: Of both, int64 [C].
+        positions: That had either.
+    """
+
+    made: int
+    stays: int
+    goes: int
+    colour: Int64
+    positions: int
+
+
+class _Merges:
+    """All merges of a group, in their order."""
+
+    def __init__(self, merges: Sequence[_Merge], channels: int) -> None:
+        made, stays, goes, colours, counts = zip(*merges, strict=True) if merges else [()] * 5
+        self.made, self.counts = np.array(made, np.int64), np.array(counts, np.int64)
+        self.stays, self.goes = np.array(stays, np.intp), np.array(goes, np.intp)
+        self.colours = np.array(colours, np.int64).reshape(-1, channels)
+
+    def apply(self, start: Palette, merges: int) -> tuple[Palette, IntArray]:
+        """Return what a start is after so many merges of all groups, and what its entries became.
+
+        Returns:
+            The palette, and int32 [K].
+        """
+        own = int(np.searchsorted(self.made, merges))
+        stays, goes = self.stays[:own], self.goes[:own]
+        colours, counts = start.colours.copy(), start.counts.copy()
+        colours[stays], counts[stays] = self.colours[:own], self.counts[:own]  # the last one counts
+        counts[goes] = 0
+        became = list(range(len(start)))
+        # What an entry goes to may go itself, later.
+        for stay, go in zip(reversed(stays.tolist()), reversed(goes.tolist()), strict=True):
+            became[go] = became[stay]
+        link, place = in_order(Palette(colours, counts))
+        return link, place[became]
+
+
+def cheapest(costs: Sequence[int], weights: Sequence[int]) -> int | None:
+    """Return the group whose next merge costs least, weighted; None if there is no merge."""
+    weighted = [
+        NEVER if cost == NEVER else cost * weight
+        for cost, weight in zip(costs, weights, strict=True)
+    ]
+    g = weighted.index(min(weighted))
+    return None if weighted[g] == NEVER else g
+
+
+def in_order(palette: Palette) -> tuple[Palette, IntArray]:
+    """Return the palette without what doesn't occur, sorted, and the place of each entry, int32."""
+    alive = np.flatnonzero(palette.counts)
+    order = alive[np.argsort(keys(palette.colours[alive]))]
+    place = np.zeros(len(palette), np.int32)
+    place[order] = np.arange(len(order), dtype=np.int32)
+    return Palette(palette.colours[order], palette.counts[order]), place
+
+
+class Group:
     """The entries of a group while they are merged; those that are gone cost NEVER."""
 
     def __init__(self, palette: Palette) -> None:
@@ -187,20 +231,27 @@ class _Group:
         self.colours = palette.colours.copy()
         self.counts = palette.counts.copy()
         self.keys = keys(self.colours)
-        self.costs = np.stack([self._costs_of(i) for i in range(len(palette))])
+        self.costs = self._all_costs()
         self.least = self.costs.min(1)
 
     def cheapest(self) -> int:
         """Return the cost of the next merge, or NEVER if there is none."""
         return int(self.least.min())
 
-    def merge(self) -> tuple[int, int, Int64]:
-        """Make the cheapest merge; return which entry stays, which goes, and the rounded mean."""
-        stays, goes = self._choose()
+    def pair(self) -> tuple[int, int]:
+        """Return the pair that the cheapest merge joins; of several, that of smallest colours."""
+        cost = self.least.min()
+        rows = np.flatnonzero(self.least == cost)
+        row = int(rows[self.keys[rows].argmin()])
+        columns = np.flatnonzero(self.costs[row] == cost)
+        return row, int(columns[self.keys[columns].argmin()])
+
+    def merge(self) -> tuple[int, int, Int64, int]:
+        """Make the cheapest merge; return which entry stays, which goes, and what both are now."""
+        stays, goes = self.pair()
         names = int(self.entries[stays]), int(self.entries[goes])
-        counts = self.counts[[stays, goes]]
-        total = counts.sum()
-        colour: Int64 = (2 * counts @ self.colours[[stays, goes]] + total) // (2 * total)
+        total = int(self.counts[stays] + self.counts[goes])
+        colour = mixed(self.colours[[stays, goes]], self.counts[[stays, goes]])
         stale = (self.costs[stays] == self.least) | (self.costs[goes] == self.least)
         self.colours[stays] = colour
         self.keys[stays] = keys(colour[None])[0]
@@ -216,15 +267,7 @@ class _Group:
         self.left -= 1
         if 2 * self.left <= len(self.counts):
             self._forget()
-        return *names, colour
-
-    def _choose(self) -> tuple[int, int]:
-        """Return the pair that it joins; of several, the one with the smallest colours."""
-        cost = self.least.min()
-        rows = np.flatnonzero(self.least == cost)
-        row = int(rows[self.keys[rows].argmin()])
-        columns = np.flatnonzero(self.costs[row] == cost)
-        return row, int(columns[self.keys[columns].argmin()])
+        return *names, colour, total
 
     def _forget(self) -> None:
         """Drop what is gone, so that every step takes less time."""
@@ -233,14 +276,31 @@ class _Group:
         self.colours, self.keys = self.colours[alive], self.keys[alive]
         self.costs, self.least = self.costs[np.ix_(alive, alive)], self.least[alive]
 
+    def _all_costs(self) -> Int64:
+        """Return Ward's costs [K, K] of merging each two: what the squared error grows by."""
+        products = self.colours @ self.colours.T
+        lengths = products.diagonal()
+        squares = lengths + lengths[:, None] - 2 * products
+        costs: Int64 = COST_UNIT * self.counts * self.counts[:, None] * squares
+        costs //= self.counts + self.counts[:, None]
+        np.fill_diagonal(costs, NEVER)
+        return costs
+
     def _costs_of(self, i: int) -> Int64:
-        """Return Ward's cost [K] of merging entry i with each: what the squared error grows by."""
+        """Return entry i's row of them, [K]."""
         squares = np.square(self.colours - self.colours[i]).sum(1)
         both = self.counts + self.counts[i]
         costs: Int64 = COST_UNIT * self.counts * self.counts[i] * squares // both
         costs[self.counts == 0] = NEVER
         costs[i] = NEVER
         return costs
+
+
+def mixed(colours: Int64, counts: Int64) -> Int64:
+    """Return the rounded mean [C] of colours [K, C] that occur so often, [K]."""
+    total = counts.sum()
+    mean: Int64 = (2 * counts @ colours + total) // (2 * total)
+    return mean
 
 
 def _seeds(points: Int64, counts: Int64, entries: int) -> Int64:

@@ -91,7 +91,7 @@ def _code(coder: Coder, palette: IntArray | None, entries: int, channels: int) -
 
 def _halves(entries: int) -> list[tuple[Int64, Int64, Int64]]:
     """Return batches of places, each with the known places before and after it."""
-    ends = np.unique([0, entries - 1])
+    ends = np.arange(min(entries, 2)) * (entries - 1)
     batches = [(ends, ends, ends)]
     while len(ends) < entries:
         wide = np.flatnonzero(np.diff(ends) > 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,9 +13,9 @@ from cdcodec import image
 from cdcodec.codec import DecoderInfo, Decoding, IntArray, Latents, Pixels, Progress
 from cdcodec.diffusion import pictures, tiling
 from cdcodec.errors import WeightsError
-from cdcodec.families.palette.chain import Chain
 from cdcodec.families.palette.degrade import passing, walk_back
 from cdcodec.families.palette.export import read
+from cdcodec.families.palette.ladder import Ladder
 from cdcodec.families.palette.network import PaletteNetwork
 from cdcodec.families.palette.walk import STRIDE, PaletteWalk
 from cdcodec.nn.device import autocast, pick
@@ -25,18 +24,9 @@ COLD, ONE_SHOT, DIRECT = "cold", "oneshot", "direct"
 
 STEPS = 4
 
-
-@dataclass(frozen=True)
-class Analysis:
-    """A picture before a rate point is chosen.
-
-    Attributes:
-        chain: Its palettes and what becomes of them.
-        index: Entries of the chain's start, int32 [G, rows, columns].
-    """
-
-    chain: Chain
-    index: IntArray
+BORDER = 5
+"""Positions that a picture is mirrored beyond its edges before it is encoded, as far as E sees: it
+takes what isn't there for grey, which would cost bits even if all of the picture is alike."""
 
 
 class PaletteCodec:
@@ -70,20 +60,24 @@ class PaletteCodec:
         return cls(network, walk, pick(device))
 
     @torch.inference_mode()
-    def analyse(self, pixels: Pixels) -> Analysis:
-        """Encode pixels [H, W, 3], and find palettes and chain."""
+    def analyse(self, pixels: Pixels) -> Ladder:
+        """Encode pixels [H, W, 3], and find palettes and what becomes of them."""
 
         def encode(x: Tensor) -> Tensor:
             with autocast(self.device):
                 return self.network.encode(x).cpu()
 
-        z = pictures.analyse(encode, image.pad(pixels, STRIDE), STRIDE, self.device)
-        return Analysis(*self.walk.start(z.round().to(torch.int32).numpy()))
+        beyond = BORDER * STRIDE
+        around = (beyond, beyond), (beyond, beyond), (0, 0)
+        mirrored = np.pad(image.pad(pixels, STRIDE), around, "symmetric")
+        z = pictures.analyse(encode, mirrored, STRIDE, self.device)
+        z = z[:, BORDER:-BORDER, BORDER:-BORDER]
+        return self.walk.start(z.round().to(torch.int32).numpy())
 
     def quantise(self, analysis: object, point: int) -> Latents:
         """Return palettes and indices of a rate point."""
-        assert isinstance(analysis, Analysis)
-        return self.walk.link(analysis.chain, analysis.index, point)
+        assert isinstance(analysis, Ladder)
+        return self.walk.link(analysis, point)
 
     @torch.inference_mode()
     def synthesise(

@@ -37,9 +37,9 @@ class PaletteConfig:
         condition: Length of the vector that tells the networks how many entries palettes have.
     """
 
-    groups: int = 3
+    groups: int = 4
     channels: int = 3
-    weights: tuple[int, ...] = (16, 5, 5)
+    weights: tuple[int, ...] = (24, 6, 5, 4)
     encoder: tuple[int, int] = (48, 80)
     decoder: tuple[int, int] = (96, 48)
     decoder_depths: tuple[int, int] = (2, 1)

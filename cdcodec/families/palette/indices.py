@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cdcodec.codec import IntArray
 from cdcodec.entropy.coder import Coder
-from cdcodec.errors import WeightsError
+from cdcodec.errors import DesyncError, WeightsError
 
 PREFIX = "exact.index_"
 """Arrays of a weight file that hold the model start with this."""
@@ -35,9 +35,12 @@ REACH = 20
 ONE = 2**16
 """An exponent of one."""
 
+LAG = 3
+"""Waves that a group is behind the one before: it asks for the neighbours there on all sides."""
+
 LESSON = 64
-"""Positions after which something is learnt, at the end of a wave: so few that little is lost, and
-so many that an encoder, which knows all of them, codes them at once."""
+"""Positions of a group after which something is learnt, at the end of a wave: so few that little is
+lost, and so many that an encoder, which knows all of them, codes them at once."""
 
 BATCH = 32
 """Positions that a step of the exponents counts at most."""
@@ -151,182 +154,251 @@ def code(
             if group.min() < 0 or group.max() >= len(palette):
                 raise ValueError("an index is beyond its palette")
     done = np.zeros((len(palettes), rows, columns), np.int32)
-    lessons = _lessons(_waves(rows, columns))
-    activity = np.zeros((rows, columns), np.int64)
-    for g, palette in enumerate(palettes):
-        if len(palette) == 1:
-            continue
-        classes = np.searchsorted(model.activity, activity, side="right")
-        beside = [(classes, len(model.activity) + 1)] if g else []
-        beside += [(done[h], len(palettes[h])) for h in range(g) if len(palettes[h]) > 1]
-        group = _Group(palette.astype(np.int64), beside, rows, columns, model)
-        name = f"index_{g}"
-        for lesson in lessons:
-            if index is None:
-                for wave in lesson:
-                    group.take(wave, coder.rows(name, None, group.weights(wave)))
-            else:
-                wave = np.concatenate(lesson)
-                values = index[g].ravel()[wave]
-                group.take(wave, values)
-                coder.rows(name, values, group.weights(wave))
-            group.learn()
-        done[g] = group.decoded()
-        coder.record(name, done[g])
-        activity += _activity(palette.astype(np.int64)[done[g]])
+    coded = [g for g, palette in enumerate(palettes) if len(palette) > 1]
+    if not coded:
+        return done
+    lessons = _lessons(_waves(len(coded), rows, columns), LESSON * len(coded))
+    longest = max(sum(map(len, lesson)) for lesson in lessons)
+    maps = _Maps([palettes[g].astype(np.int64) for g in coded], rows, columns, longest, model)
+    if index is not None:
+        maps.fill(index[coded])
+    for lesson in lessons:
+        if index is None:
+            for wave in lesson:
+                maps.take(wave, coder.rows("index", None, maps.weights(wave)))
+        else:
+            wave = np.concatenate(lesson)
+            coder.rows("index", maps.values(wave), maps.weights(wave))
+        maps.learn()
+    done[coded] = maps.decoded()
+    for g in coded:
+        coder.record(f"index_{g}", done[g])
     return done
 
 
-class _Group:
-    """One group's map while it is coded, and all that was learnt of it."""
+class _Maps:
+    """The maps of all groups while they are coded, and all that was learnt of them.
+
+    Groups are coded in step, so arrays hold all of them: positions are numbered through, one map
+    after another, and rows of counts are as long as the largest palette's.
+    """
 
     def __init__(
         self,
-        palette: Int64,
-        beside: Sequence[tuple[IntArray | Int64, int]],
+        palettes: Sequence[Int64],
         rows: int,
         columns: int,
+        longest: int,
         model: IndexModel,
     ) -> None:
-        """Start with nothing decoded.
+        """Start with nothing known.
 
         Args:
-            palette: int64 [K, C], K >= 2.
-            beside: Contexts that are known, [rows, columns], and how many values each has:
-                activity first, then the maps of other groups.
-            rows: Of the map.
-            columns: Of the map.
+            palettes: int64 [K, C] of each group, K >= 2.
+            rows: Of a map.
+            columns: Of a map.
+            longest: Positions of the longest lesson.
             model: The weight file's.
         """
         self.model, self.powers = model, model.powers()
-        self.entries = entries = len(palette)
-        # A row above and a column to either side hold `entries`: beyond the map.
+        self.sizes = sizes = np.array([len(palette) for palette in palettes])
+        self.shape = groups, _, _ = len(palettes), rows, columns
+        entries = int(sizes.max())
+        # A row above and below and a column to either side hold K: beyond the map.
         self.stride = columns + 2
-        self.map = np.full((rows + 1) * self.stride, entries)
-        place = np.arange(1, rows + 1)[:, None] * self.stride + np.arange(1, columns + 1)
-        self.place = place.ravel()
+        self.plane = (rows + 2) * self.stride
+        self.map = np.repeat(sizes, self.plane)
+        self.activity = np.zeros(len(self.map), np.int64)
+        inside = np.arange(1, rows + 1)[:, None] * self.stride + np.arange(1, columns + 1)
+        self._planes_before = np.arange(groups - 1) * self.plane
+        self.place = (np.arange(groups)[:, None] * self.plane + inside.ravel()).ravel()
         self.beyond = np.array([1, self.stride, self.stride + 1, self.stride - 1])
-        near = _near(palette, model)
-        start, apart, other = model.priors.tolist()
-        sizes = [1, *[entries + 1] * len(NEAR), *[size for _, size in beside], entries + 1]
-        self.first = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        self.counts = np.full((sum(sizes), entries), max(other // entries, 1))
-        self.counts[0] = max(start // entries, 1)
-        self.counts[-len(near) :] = near
-        prior = np.maximum(near * apart // near.sum(1, keepdims=True), 1)
-        self.counts[1 : 1 + len(NEAR) * len(near)] = np.tile(prior, (len(NEAR), 1))
-        known = model.bits(np.stack([prior, near]))
-        self.logs = np.full(self.counts.shape, model.bits(self.counts[-len(near) - 1, :1])[0])
-        self.logs[0] = model.bits(self.counts[0, :1])[0]
-        self.logs[1 : 1 + len(NEAR) * len(near)] = np.tile(known[0], (len(NEAR), 1))
-        self.logs[-len(near) :] = known[1]
-        # Contexts of every position as rows of counts; those of neighbours come as they are known.
-        self.context = np.zeros((rows * columns, len(self.first) + 1), np.int64)
-        for i, (values, _) in enumerate(beside):
-            self.context[:, 5 + i] = self.first[5 + i] + values.ravel()
-        self.learning = len(self.first) - 1  # colours are known from the start: nothing to learn
-        kinds = [0, 1, 2, 3, 4, *([6] if beside else []), *[7] * (len(beside) - 1), 5, 5]
-        self.exponents = model.exponents[kinds].astype(np.int64)
+        self._lay_out(entries)
+        self._start(palettes, entries)
         self.lessons = 0
-        self.heard: list[tuple[Int64, Float64, Float64]] = []  # since the last lesson
+        self.heard: list[tuple[Int64, Int64]] = []  # positions and rows since the last lesson
+        # What was found there: large arrays made anew would cost more than what is in them.
+        self.factors = np.empty((longest, self.first.shape[1], entries))
+        self.likely = np.empty((longest, entries))
+
+    def _lay_out(self, entries: int) -> None:
+        """Say which row of counts a context's first is, and which exponent is whose.
+
+        Contexts of a position: all, those of NEAR, activity, the groups before, and the colours of
+        the first two of NEAR. One that a group lacks is the table's last row, which knows nothing.
+        """
+        groups, sizes = len(self.sizes), self.sizes
+        lower = np.tri(groups, groups - 1, -1, dtype=np.int64)
+        lengths = np.zeros((groups, 5 + groups + 1), np.int64)
+        lengths[:, 0] = 1
+        lengths[:, 1:5] = sizes[:, None] + 1
+        lengths[:, 5] = (np.arange(groups) > 0) * (len(self.model.activity) + 1)
+        lengths[:, 6:-1] = lower * sizes[:-1]
+        lengths[:, -1] = sizes + 1
+        ends = lengths.ravel().cumsum().reshape(lengths.shape)
+        self.rows = int(ends[-1, -1])
+        first = np.where(lengths > 0, ends - lengths, self.rows)
+        self.first = np.concatenate([first, first[:, -1:]], 1)
+        self.lower = lower
+        kinds = np.array([0, 1, 2, 3, 4, 6, *[7] * (groups - 1), 5, 5])
+        self.exponents = np.where(
+            self.first < self.rows, self.model.exponents[kinds].astype(np.int64), 0
+        )
+        self.counts = np.ones((self.rows + 1, entries), np.int64)
+        self.logs = np.zeros(self.counts.shape)
+
+    def _start(self, palettes: Sequence[Int64], entries: int) -> None:
+        """Fill in counts, their logarithms, and distances of colours."""
+        start, apart, other = self.model.priors.tolist()
+        self.apart = np.zeros_like(self.counts)
+        self.missing = np.zeros((len(palettes), entries))
+        for g, palette in enumerate(palettes):
+            size, first = len(palette), self.first[g]
+            distance = _distances(palette)
+            near = np.ones((size + 1, size), np.int64)
+            near[:-1] = self.model.kernel[np.minimum(distance, len(self.model.kernel) - 1)]
+            last = self.rows if g + 1 == len(palettes) else int(self.first[g + 1, 0])
+            prior = np.maximum(near * apart // near.sum(1, keepdims=True), 1)
+            rest = first[1] + len(NEAR) * (size + 1)
+            self._set(slice(first[0], first[1]), np.full((1, size), max(start // size, 1)))
+            self._set(slice(first[1], rest), prior)
+            self._set(slice(rest, first[-1]), np.full((1, size), max(other // size, 1)))
+            self._set(slice(first[-1], last), near)
+            self.apart[first[-1] : last - 1, :size] = distance
+            self.missing[g, size:] = -np.inf
+
+    def _set(self, rows: slice, counts: Int64) -> None:
+        """Fill rows with counts [r, K], as often as they fit in."""
+        for table, numbers in ((self.counts, counts), (self.logs, self.model.bits(counts))):
+            repeated = table[rows].reshape(-1, len(counts), table.shape[1])
+            repeated[..., : counts.shape[1]] = numbers
+
+    def fill(self, index: IntArray) -> None:
+        """Take all maps at once, [G, rows, columns]."""
+        self.map[self.place] = index.ravel()
+        self._be_active(np.arange(len(self.place)))
+
+    def values(self, wave: Int64) -> IntArray:
+        """Return the entries [n] at positions [n]."""
+        return self.map[self.place[wave]]
+
+    def take(self, wave: Int64, values: IntArray) -> None:
+        """Take the entries [n] at positions [n].
+
+        Raises:
+            DesyncError: If there is no such entry.
+        """
+        if (values >= self.sizes[wave // self._positions]).any():
+            raise DesyncError("an index map names an entry that its palette lacks")
+        self.map[self.place[wave]] = values
+        self._be_active(wave)
+
+    @property
+    def _positions(self) -> int:
+        return self.shape[1] * self.shape[2]
+
+    def _be_active(self, wave: Int64) -> None:
+        """Add to activity how far the colours at positions are from those left and above."""
+        place = self.place[wave]
+        values, row = self.map[place], self.first[wave // self._positions, -1]
+        for beyond in self.beyond[:2]:
+            distance = self.apart[row + self.map[place - beyond], values]
+            # A wave has no two positions with the same neighbour; all maps at once have, but not
+            # in one direction.
+            self.activity[place] += distance
+            self.activity[place - beyond] += distance
 
     def weights(self, wave: Int64) -> Int64:
         """Return what each entry is as likely as, int64 [n, K], at positions [n]."""
-        context = self.context[wave]
-        near = self.map[self.place[wave][:, None] - self.beyond]
-        context[:, 1:5] = self.first[1:5] + near
-        context[:, -2:] = self.first[-1] + near[:, :2]
-        self.context[wave] = context
-        factors = self.logs[context]  # [n, factors, K]
-        scores = np.matmul(self.exponents.astype(np.float64), factors)
+        group, place = wave // self._positions, self.place[wave]
+        near = self.map[place[:, None] - self.beyond]
+        context = self.first[group]
+        context[:, 1:5] += near
+        context[:, -2:] += near[:, :2]
+        if len(self.sizes) > 1:
+            before = (place - group * self.plane)[:, None] + self._planes_before
+            lower = self.lower[group]
+            activity = (self.activity[before] * lower).sum(1)
+            classes = np.searchsorted(self.model.activity, activity, side="right")
+            context[:, 5] += classes * lower[:, 0]
+            context[:, 6:-2] += self.map[before] * lower
+        known = sum(len(each) for each, _ in self.heard)
+        self.heard.append((wave, context))
+        factors = self.factors[known : known + len(wave)]  # [n, factors, K]
+        likely = self.likely[known : known + len(wave)]
+        np.take(self.logs, context, 0, out=factors, mode="clip")  # no row is beyond the table
+        exponents = self.exponents[group].astype(np.float64)
+        scores = np.matmul(exponents[:, None], factors)[:, 0]
         scores *= 1 / ONE
-        scores = np.floor(scores, out=scores)
+        np.floor(scores, out=scores)
+        scores += self.missing[group]
         scores -= scores.max(1, keepdims=True) - REACH * UNIT
         np.maximum(scores, 0, out=scores)
-        likely = self.powers[scores.astype(np.intp)]
-        self.heard.append((wave, factors, likely))
-        weights: Int64 = likely.astype(np.int64)
-        return weights
-
-    def take(self, wave: Int64, values: IntArray) -> None:
-        """Take the entries [n] at positions [n]."""
-        self.map[self.place[wave]] = values
+        np.take(self.powers, scores.astype(np.intp), out=likely, mode="clip")
+        return likely.astype(np.int64)
 
     def learn(self) -> None:
         """Learn from all that the weights were asked for, and the entries that were taken there."""
-        wave, factors, likely = (
-            each[0] if len(each) == 1 else np.concatenate(each)
-            for each in zip(*self.heard, strict=True)
-        )
+        wave, context = map(np.concatenate, zip(*self.heard, strict=True))
         self.heard.clear()
-        values = self.map[self.place[wave]]
-        self._follow(values, factors, likely)
-        now = self.context[wave, : self.learning]
-        seen = (now * self.entries + values[:, None]).ravel()
+        values = self.values(wave)
+        self._follow(wave // self._positions, values)
+        now = context[:, :-2]  # colours are known from the start: nothing to learn
+        seen = (now * self.counts.shape[1] + values[:, None]).ravel()
         counts, logs = self.counts.reshape(-1), self.logs.reshape(-1)
         np.add.at(counts, seen, SEEN)
         logs[seen] = self.model.bits(counts[seen])
+        self.logs[-1] = 0
 
-    def _follow(self, values: Int64, factors: Float64, likely: Float64) -> None:
+    def _follow(self, group: Int64, values: IntArray) -> None:
         """Move the exponents along the gradient: of each factor, what it was less its mean."""
+        factors, likely = self.factors[: len(group)], self.likely[: len(group)]
         actual = factors[np.arange(len(values)), :, values].astype(np.int64)
         sums = np.matmul(factors, likely[:, :, None])[:, :, 0].astype(np.int64)
         totals = likely.sum(1).astype(np.int64)
-        slope = (16 * actual - 16 * sums // totals[:, None]).sum(0)
+        slopes = 16 * actual - 16 * sums // totals[:, None]
+        of_group = (group == np.arange(len(self.sizes))[:, None]).astype(np.int64)
+        count = np.maximum(of_group.sum(1, keepdims=True), 1)
         fast, slow, until = self.model.rates.tolist()
         rate = max(fast - (fast - slow) * self.lessons // max(until, 1), slow)
-        step = slope * (rate * min(len(values), BATCH)) // len(values) >> 10
+        step = of_group @ slopes * (rate * np.minimum(count, BATCH)) // count >> 10
         self.exponents = np.clip(self.exponents + step, -4 * ONE, 4 * ONE)
         self.lessons += 1
 
     def decoded(self) -> IntArray:
-        """Return the map, int32 [rows, columns]."""
-        whole = self.map.reshape(-1, self.stride)[1:, 1:-1]
-        return whole.astype(np.int32)
+        """Return the maps, int32 [G, rows, columns]."""
+        return self.map[self.place].reshape(self.shape).astype(np.int32)
 
 
-def _waves(rows: int, columns: int) -> list[Int64]:
-    """Return positions by x + 2 y: all that comes before one of them is in an earlier wave."""
-    time = (2 * np.arange(rows)[:, None] + np.arange(columns)).ravel()
+def _waves(groups: int, rows: int, columns: int) -> list[Int64]:
+    """Return positions by x + 2 y + LAG g: all that comes before one is in an earlier wave."""
+    time = LAG * np.arange(groups)[:, None, None]
+    time = (time + 2 * np.arange(rows)[:, None] + np.arange(columns)).ravel()
     order = np.argsort(time, kind="stable")
     sizes = np.bincount(time)
     return [wave for wave in np.split(order, np.cumsum(sizes)[:-1]) if len(wave)]
 
 
-def _lessons(waves: Sequence[Int64]) -> list[list[Int64]]:
-    """Return runs of waves of LESSON positions or more, but for the last run."""
+def _lessons(waves: Sequence[Int64], least: int) -> list[list[Int64]]:
+    """Return runs of waves of so many positions or more, but for the last run."""
     lessons: list[list[Int64]] = [[]]
+    size = 0
     for wave in waves:
-        if sum(map(len, lessons[-1])) >= LESSON:
+        if size >= least:
             lessons.append([])
+            size = 0
         lessons[-1].append(wave)
+        size += len(wave)
     return lessons
 
 
-def _distance(squares: Int64) -> Int64:
-    # A float64 root is rounded correctly everywhere, so its whole part is exact here.
-    return np.sqrt(squares.astype(np.float64)).astype(np.int64)
-
-
-def _near(palette: Int64, model: IndexModel) -> Int64:
-    """Return what each entry is worth after each, [K + 1, K]; the last row is for none."""
+def _distances(palette: Int64) -> Int64:
+    """Return the whole part of the distance of each two colours [K, K]."""
     squares = np.square(palette).sum(1)
-    apart = _distance(squares[:, None] + squares - 2 * palette @ palette.T)
-    near = np.ones((len(palette) + 1, len(palette)), np.int64)
-    near[:-1] = model.kernel[np.minimum(apart, len(model.kernel) - 1)]
-    return near
-
-
-def _activity(colours: Int64) -> Int64:
-    """Return the sum of distances to the four neighbours, of colours [rows, columns, C]."""
-    across = _distance(np.square(np.diff(colours, axis=1)).sum(2))
-    down = _distance(np.square(np.diff(colours, axis=0)).sum(2))
-    activity = np.zeros(colours.shape[:2], np.int64)
-    activity[:, 1:] += across
-    activity[:, :-1] += across
-    activity[1:] += down
-    activity[:-1] += down
-    return activity
+    squares = squares[:, None] + squares - 2 * palette @ palette.T
+    # A float64 root is rounded correctly everywhere, so its whole part is exact here.
+    distances: Int64 = np.sqrt(squares.astype(np.float64)).astype(np.int64)
+    return distances
 
 
 def _default() -> IndexModel:

@@ -29,9 +29,10 @@ from cdcodec.families.palette.config import CENTRE, PRESETS, UNIT
 from cdcodec.families.palette.contrast import Contrast
 from cdcodec.families.palette.degrade import Degradation, walk_back
 from cdcodec.families.palette.export import read, write
+from cdcodec.families.palette.ladder import POINTS, rungs
 from cdcodec.families.palette.network import PaletteNetwork, build
 from cdcodec.families.palette.texture import PseudoLabels
-from cdcodec.families.palette.walk import POINTS, STRIDE, entries_at
+from cdcodec.families.palette.walk import STRIDE
 from cdcodec.nn.device import autocast
 from cdcodec.nn.discriminator import Adversary
 from cdcodec.nn.klt import karhunen_loeve, photograph_blocks
@@ -121,7 +122,7 @@ class _Objective:
         parts, entries, sets = [], [], []
         for k, position in enumerate(u[order].tolist()):
             images = slice(k * share, (k + 1) * share)
-            total = entries_at(round(position * (POINTS - 1)), config.groups)
+            total = rungs(config.groups)[round(position * (POINTS - 1))].entries
             chain = Degradation(z[images], config.channels, config.weights, max(total, LEAST_START))
             z_t, sizes = chain.at(total)
             parts.append(z_t)

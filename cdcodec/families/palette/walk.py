@@ -6,7 +6,8 @@ formats/families.md describes it for other implementations. Nothing here imports
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from cdcodec.codec import IntArray, Latents
 from cdcodec.entropy.coder import Coder
 from cdcodec.errors import BitstreamError, DesyncError, WeightsError
 from cdcodec.families.palette import clut, indices
-from cdcodec.families.palette.chain import Chain, check_size, counted, quantise
+from cdcodec.families.palette.chain import check_size, counted, quantise
 from cdcodec.families.palette.indices import IndexModel
+from cdcodec.families.palette.ladder import POINTS, Ladder, rungs
 
 EXACT_PREFIX = "exact."
 """Arrays of a weight file under this prefix decide bits; the model id covers them all."""
@@ -28,7 +30,6 @@ EXACT_PREFIX = "exact."
 STRIDE = 8
 """Pixels a latent sample stands for, along each axis."""
 
-POINTS = 256
 MAX_CHANNELS = 7
 """Most channels of a group: a colour is a number of 63 bits."""
 
@@ -39,16 +40,6 @@ ENCODER_BYTES = 8
 def shape_of(width: int, height: int) -> tuple[int, int]:
     """Return rows and columns of the latent of an image of width x height pixels."""
     return -(-height // STRIDE), -(-width // STRIDE)
-
-
-def entries_at(point: int, groups: int) -> int:
-    """Return how many entries the palettes of a file have together, at most.
-
-    They start at one a group. Twice the entries are nearly a constant number of bits more, so the
-    lower half of the points gets less than its share of them.
-    """
-    last = POINTS - 1
-    return groups + point + (last * groups - last) * point**2 // last**2
 
 
 class PaletteWalk:
@@ -133,7 +124,7 @@ class PaletteWalk:
 
     def entries(self, point: int) -> int:
         """Return how many entries all palettes have together at a rate point, at most."""
-        return entries_at(point, self.groups)
+        return rungs(self.groups)[point].entries
 
     # Coding
 
@@ -191,16 +182,13 @@ class PaletteWalk:
     def _palettes(self, latents: Latents) -> list[IntArray]:
         return [latents[f"palette_{g}"] for g in range(self.groups)]
 
-    # The chain
+    # The ladder
 
-    def start(self, z: IntArray) -> tuple[Chain, IntArray]:
-        """Find the palettes of a latent, and the chain that starts at them.
+    def start(self, z: IntArray) -> Ladder:
+        """Find the palettes of a latent, and all that becomes of them.
 
         Args:
             z: int32 [GC, rows, columns], 0..255.
-
-        Returns:
-            The chain, and the start's index maps, int32 [G, rows, columns].
 
         Raises:
             InputError: If the latent is too large for a chain in 64-bit integers.
@@ -210,37 +198,45 @@ class PaletteWalk:
         grouped = z.reshape(self.groups, self.channels, rows * columns)
         found = [quantise(np.ascontiguousarray(points.T)) for points in grouped]
         index = np.stack([assigned.reshape(rows, columns) for _, assigned in found])
-        return Chain([palette for palette, _ in found], self.weights), index
+        return Ladder([palette for palette, _ in found], index, self.weights)
 
-    def link(self, chain: Chain, index: IntArray, point: int) -> Latents:
-        """Return the latents at a rate point.
-
-        Args:
-            chain: Of the image.
-            index: The maps of its start, int32 [G, rows, columns].
-            point: Rate point.
-        """
-        palettes, became = chain.at(self.entries(point))
-        merged = [entry[group] for entry, group in zip(became, index, strict=True)]
+    def link(self, ladder: Ladder, point: int) -> Latents:
+        """Return an image's latents at a rate point."""
+        palettes, index = ladder.at(rungs(self.groups)[point])
         colours = [palette.colours.astype(np.int32) for palette in palettes]
-        return {**_named(colours), "index": np.stack(merged)}
+        return {**_named(colours), "index": index}
 
-    def chain(self, latents: Latents) -> Chain:
-        """Return the chain that goes on from a file's palettes; counts are those of its maps.
+    def shrinker(self, latents: Latents, point: int) -> PaletteShrinker:
+        """Return what becomes of a file's latents; see codec.ScalableWalk."""
+        palettes, index = self._palettes(latents), latents["index"]
+        start = [counted(colours, group) for colours, group in zip(palettes, index, strict=True)]
+        rung = rungs(self.groups)[point]
+        # A latent of few colours may have fewer entries than its rate point: no step was made then.
+        made = rung.made if sum(map(len, palettes)) == rung.entries else 0
+        return PaletteShrinker(self, Ladder(start, index, self.weights, made))
 
-        Raises:
-            InputError: As of `start`.
+
+class PaletteShrinker:
+    """A file's latents at lower rate points; see codec.Shrinker."""
+
+    def __init__(self, walk: PaletteWalk, ladder: Ladder) -> None:
+        self._walk = walk
+        self._ladder = ladder
+
+    def latents(self, point: int) -> Latents:
+        """See codec.Shrinker."""
+        return self._walk.link(self._ladder, point)
+
+    def estimate(self, point: int) -> float:
+        """See codec.Shrinker; in bytes.
+
+        What costs bits is where neighbours differ: each place so much, and more if there are many
+        entries that it might be. The numbers are those of photographs.
         """
-        index = latents["index"]
-        palettes = self._palettes(latents)
-        return Chain(
-            [counted(c, group) for c, group in zip(palettes, index, strict=True)], self.weights
-        )
-
-    def shrinker(self, latents: Latents) -> Callable[[int], Latents]:
-        """Return what latents become at a rate point, by the point; see codec.ScalableWalk."""
-        chain = self.chain(latents)
-        return lambda point: self.link(chain, latents["index"], point)
+        palettes, index = self._ladder.at(rungs(self._walk.groups)[point])
+        entries = sum(map(len, palettes))
+        places = sum(np.count_nonzero(np.diff(index, axis=axis)) for axis in (1, 2))
+        return places * (1.75 + 0.3 * math.log2(max(entries / 30, 1))) / 8 + 2 * entries + 50
 
 
 def _named(palettes: Sequence[IntArray]) -> dict[str, IntArray]:
