@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, combinations, pairwise
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ Map = list[list[int]]
 """Entries, addressed by row, then column."""
 
 LESSON = 64
+"""Positions of a lesson, for each group that has any."""
 
 
 # What is coded as rows of weights
@@ -35,11 +37,6 @@ def frequencies(weights: Sequence[int]) -> list[int]:
 
 def pop_weighted(decoder: ReferenceDecoder, weights: Sequence[int]) -> int:
     return decoder.pop(frequencies(weights)) if len(weights) > 1 else 0
-
-
-def entries_at(point: int, groups: int) -> int:
-    """Return E(p), the most entries that all palettes together have."""
-    return groups + point + (255 * groups - 255) * point**2 // 255**2
 
 
 # The clut chunk
@@ -139,16 +136,30 @@ class View(NamedTuple):
     rows: list[list[int]]
     """Counts, those of colours last."""
     logarithms: list[list[int]]
+    """Of the counts, with zeros for entries that the group doesn't have."""
     weights: list[int]
+
+    def q(self) -> list[int]:
+        """The weights in parts of 4096."""
+        total = sum(self.weights)
+        return [4096 * weight // total for weight in self.weights]
 
 
 class Contexts:
     """Rows of counts for one map, and the exponents; both learn."""
 
-    def __init__(self, model: IndexModel, palettes: Sequence[Palette]) -> None:
+    def __init__(self, model: IndexModel, palettes: Sequence[Palette], width: int) -> None:
+        """Start with what is known before the first position.
+
+        Args:
+            model: What the weight file says.
+            palettes: Those of the groups before, then the map's own.
+            width: Number of weights in a row.
+        """
         *earlier, palette = palettes
         entries = len(palette)
         self.model = model
+        self.absent = [0] * (width - entries)
         self.lessons = 0
         self.near = [[model.nearness(a, b) for b in palette] for a in palette] + [[1] * entries]
         self.learnt = [[self.flat(0, entries)]]
@@ -158,9 +169,8 @@ class Contexts:
             self.learnt.append([self.flat(2, entries) for _ in range(len(model.activity) + 1)])
             self.exponents.append(model.exponents[6])
         for other in earlier:
-            if len(other) > 1:
-                self.learnt.append([self.flat(2, entries) for _ in other])
-                self.exponents.append(model.exponents[7])
+            self.learnt.append([self.flat(2, entries) for _ in other])
+            self.exponents.append(model.exponents[7])
         self.exponents += [model.exponents[5]] * 2
 
     def flat(self, prior: int, entries: int) -> list[int]:
@@ -175,46 +185,63 @@ class Contexts:
 
         Args:
             neighbours: Entries left, above, above left and above right.
-            others: The class of activity if g > 0, then entries of earlier groups that have
-                more than one.
+            others: If g > 0, the class of activity, then entries of groups before.
         """
         keys = (0, *neighbours, *others)
         rows = [context[key] for context, key in zip(self.learnt, keys, strict=True)]
         rows += [self.near[neighbour] for neighbour in neighbours[:2]]
         logarithms = [[self.model.logarithm(n) for n in row] for row in rows]
         s = [
-            sum(e * value for e, value in zip(self.exponents, column, strict=True)) >> 16
+            sum((e >> 7) * value for e, value in zip(self.exponents, column, strict=True)) >> 9
             for column in zip(*logarithms, strict=True)
         ]
         floor = max(s) - 1280
-        return View(rows, logarithms, [self.model.power(max(value - floor, 0)) for value in s])
+        weights = [self.model.power(max(value - floor, 0)) for value in s]
+        weights += [self.model.power(0) for _ in self.absent]
+        return View(rows, [row + self.absent for row in logarithms], weights)
 
     def learn(self, lesson: Sequence[tuple[View, int]]) -> None:
-        """Learn from all positions of a lesson, each with the value that it turned out to have."""
+        """Learn from the map's part of a lesson: what was said at each position, and its value."""
         a, b, c = self.model.rates
         rate = max(a - (a - b) * self.lessons // max(c, 1), b)
-        m = len(lesson)
+        m = max(len(lesson), 1)
+        places = [(view.logarithms, view.q(), value) for view, value in lesson]
         for k, e in enumerate(self.exponents):
-            slope = sum(slope_of(view.logarithms[k], view.weights, v) for view, v in lesson)
+            slope = sum(slope_of(logarithms[k], q, v) for logarithms, q, v in places)
             e += (slope * rate * min(m, 32) // m) >> 10
-            self.exponents[k] = min(max(e, -(2**18)), 2**18)
+            self.exponents[k] = min(max(e, -(2**16)), 2**16)
         for view, value in lesson:
             for row in view.rows[:-2]:
                 row[value] += 256
         self.lessons += 1
 
 
-def slope_of(logarithms: Sequence[int], weights: Sequence[int], value: int) -> int:
-    mean = 16 * sum(w * x for w, x in zip(weights, logarithms, strict=True)) // sum(weights)
+def slope_of(logarithms: Sequence[int], q: Sequence[int], value: int) -> int:
+    mean = 16 * sum(part * x for part, x in zip(q, logarithms, strict=True)) // sum(q)
     return 16 * logarithms[value] - mean
 
 
-def lessons(rows: int, columns: int) -> Iterator[list[tuple[int, int]]]:
-    """Yield the positions (x, y) of each lesson, in the order of the stream."""
-    lesson: list[tuple[int, int]] = []
-    for t in range(columns + 2 * rows - 2):
-        lesson += [(t - 2 * y, y) for y in range(rows) if 0 <= t - 2 * y < columns]
-        if len(lesson) >= LESSON:
+class Place(NamedTuple):
+    """A position of a group's map."""
+
+    group: int
+    x: int
+    y: int
+
+
+def waves(rows: int, columns: int, groups: int) -> Iterator[list[Place]]:
+    """Yield the places of each wave, in the order of the stream."""
+    for t in range(columns + 2 * rows + 3 * groups - 5):
+        places = (Place(g, t - 2 * y - 3 * g, y) for g in range(groups) for y in range(rows))
+        yield [place for place in places if 0 <= place.x < columns]
+
+
+def lessons(rows: int, columns: int, groups: int) -> Iterator[list[Place]]:
+    """Yield the places of each lesson, in the order of the stream."""
+    lesson: list[Place] = []
+    for wave in waves(rows, columns, groups):
+        lesson += wave
+        if len(lesson) >= LESSON * groups:
             yield lesson
             lesson = []
     if lesson:
@@ -222,59 +249,63 @@ def lessons(rows: int, columns: int) -> Iterator[list[tuple[int, int]]]:
 
 
 class MapReader:
-    """Index maps of [rows, columns], one group after another."""
+    """Index maps of [rows, columns], all groups in step."""
 
     def __init__(
         self, payload: bytes, palettes: Sequence[Palette], shape: tuple[int, int], model: IndexModel
     ) -> None:
         self.decoder = ReferenceDecoder(payload)
-        self.palettes = palettes
-        self.rows, self.columns = shape
         self.model = model
-        self.maps: list[Map] = []
+        self.rows, self.columns = shape
+        self.all_maps = [[[0] * self.columns for _ in range(self.rows)] for _ in palettes]
+        coded = [g for g, palette in enumerate(palettes) if len(palette) > 1]
+        self.palettes = [palettes[g] for g in coded]
+        self.maps = [self.all_maps[g] for g in coded]
 
     def read(self) -> list[Map]:
-        while len(self.maps) < len(self.palettes):
-            self.maps.append(self.read_map())
-        return self.maps
+        groups = len(self.palettes)
+        if groups == 0:
+            return self.all_maps
+        width = max(map(len, self.palettes))
+        contexts = [Contexts(self.model, self.palettes[: g + 1], width) for g in range(groups)]
+        for lesson in lessons(self.rows, self.columns, groups):
+            seen: list[list[tuple[View, int]]] = [[] for _ in range(groups)]
+            for place in lesson:
+                view = contexts[place.group].view(self.neighbours(place), self.others(place))
+                seen[place.group].append((view, self.pop(place, view)))
+            for context, places in zip(contexts, seen, strict=True):
+                context.learn(places)
+        return self.all_maps
 
-    def read_map(self) -> Map:
-        group = len(self.maps)
-        entries = len(self.palettes[group])
-        index = [[0] * self.columns for _ in range(self.rows)]
-        if entries == 1:
-            return index
-        contexts = Contexts(self.model, self.palettes[: group + 1])
-        for lesson in lessons(self.rows, self.columns):
-            seen = []
-            for x, y in lesson:
-                view = contexts.view(self.neighbours(index, x, y, entries), self.others(x, y))
-                index[y][x] = pop_weighted(self.decoder, view.weights)
-                seen.append((view, index[y][x]))
-            contexts.learn(seen)
-        return index
+    def pop(self, place: Place, view: View) -> int:
+        g, x, y = place
+        value = pop_weighted(self.decoder, view.weights)
+        if value >= len(self.palettes[g]):
+            raise ValueError("an entry that its palette doesn't have")
+        self.maps[g][y][x] = value
+        return value
 
-    def neighbours(self, index: Map, x: int, y: int, beyond: int) -> list[int]:
+    def neighbours(self, place: Place) -> list[int]:
+        g, x, y = place
+        index, beyond = self.maps[g], len(self.palettes[g])
         places = ((x - 1, y), (x, y - 1), (x - 1, y - 1), (x + 1, y - 1))
         return [index[j][i] if self.holds(i, j) else beyond for i, j in places]
 
-    def others(self, x: int, y: int) -> list[int]:
-        if not self.maps:
+    def others(self, place: Place) -> list[int]:
+        g, x, y = place
+        if g == 0:
             return []
-        activity = self.activity(x, y)
-        entries = [
-            index[y][x]
-            for index, palette in zip(self.maps, self.palettes, strict=False)
-            if len(palette) > 1
-        ]
-        return [sum(activity >= bound for bound in self.model.activity), *entries]
+        activity = self.activity(place)
+        kind = sum(activity >= bound for bound in self.model.activity)
+        return [kind, *(index[y][x] for index in self.maps[:g])]
 
-    def activity(self, x: int, y: int) -> int:
-        around = [(x - 1, y), (x + 1, y), (x, y - 1), (x, y + 1)]
+    def activity(self, place: Place) -> int:
+        g, x, y = place
+        beside = [(x - 1, y), (x + 1, y), (x, y - 1), (x, y + 1)]
         return sum(
             distance(palette[index[y][x]], palette[index[j][i]])
-            for index, palette in zip(self.maps, self.palettes, strict=False)
-            for i, j in around
+            for index, palette in zip(self.maps[:g], self.palettes[:g], strict=True)
+            for i, j in beside
             if self.holds(i, j)
         )
 
@@ -285,63 +316,138 @@ class MapReader:
 # The chain
 
 
-class Entry(NamedTuple):
-    """An entry of a link; the smallest one is the first in the order of colours."""
+class Merge(NamedTuple):
+    """Two entries of a group; the smallest merge is the one to be made."""
 
-    colour: Colour
-    positions: int
-    """n, how many positions of the map name it."""
-    origins: tuple[int, ...]
-    """Entries of the first link that were merged into it."""
+    cost: int
+    i: int
+    j: int
 
 
-Link = list[list[Entry]]
+@dataclass(frozen=True)
+class Group:
+    """A palette in its order, the map that names its entries, and the group's weight."""
+
+    palette: Palette
+    index: Map
+    weight: int
+
+    @cached_property
+    def counts(self) -> list[int]:
+        """n of each entry."""
+        counts = [0] * len(self.palette)
+        for row in self.index:
+            for entry in row:
+                counts[entry] += 1
+        return counts
+
+    @cached_property
+    def merge(self) -> Merge | None:
+        """The next merge, if two entries are left."""
+        pairs = combinations(range(len(self.palette)), 2)
+        return min((Merge(self.cost(i, j), i, j) for i, j in pairs), default=None)
+
+    def cost(self, i: int, j: int) -> int:
+        n_i, n_j = self.counts[i], self.counts[j]
+        d2 = squared_distance(self.palette[i], self.palette[j])
+        return 16 * n_i * n_j * d2 // (n_i + n_j) * self.weight
+
+    def stepped(self, left: int) -> Group:
+        """Make one of the steps of the next merge that are left."""
+        assert self.merge is not None
+        _, i, j = self.merge
+        a, b = (j, i) if self.counts[i] < self.counts[j] else (i, j)
+        moving = self.moving(b, left)
+        m, n = len(moving), self.counts[a]
+        colours = list(self.palette)
+        colours[a] = tuple(
+            (2 * (n * u + m * v) + n + m) // (2 * (n + m))
+            for u, v in zip(colours[a], colours[b], strict=True)
+        )
+        index = [list(row) for row in self.index]
+        for x, y in moving:
+            index[y][x] = a
+        kept = [k for k in range(len(colours)) if left > 1 or k != b]
+        order = sorted(kept, key=lambda k: colours[k])
+        now = {k: place for place, k in enumerate(order)}
+        palette = [colours[k] for k in order]
+        return Group(palette, [[now[k] for k in row] for row in index], self.weight)
+
+    def moving(self, b: int, left: int) -> list[tuple[int, int]]:
+        """Return the positions (x, y) of entry b that the next step moves."""
+        there = [(x, y) for y, row in enumerate(self.index) for x, k in enumerate(row) if k == b]
+        if left == 1:
+            return there
+        n, members = len(there), set(there)
+        kinds = {(x, y): sum(place in members for place in around(x, y)) for x, y in there}
+        within = [sum(kind <= c for kind in kinds.values()) for c in range(9)]
+        c = min(c for c in range(9) if within[c] * left >= n)
+        if within[c] == n:
+            c = max((lower for lower in range(c) if within[lower] < n), default=-1)
+        return [place for place, kind in kinds.items() if kind <= c]
 
 
-def merge_cost(a: Entry, b: Entry, weight: int) -> int:
-    n = a.positions + b.positions
-    d2 = squared_distance(a.colour, b.colour)
-    return 16 * a.positions * b.positions * d2 // n * weight
+def around(x: int, y: int) -> list[tuple[int, int]]:
+    """Return the eight positions around one, also those beyond the map."""
+    return [(x + i, y + j) for j in (-1, 0, 1) for i in (-1, 0, 1) if (i, j) != (0, 0)]
 
 
-def merged(a: Entry, b: Entry) -> Entry:
-    n = a.positions + b.positions
-    colour = tuple(
-        (2 * (a.positions * u + b.positions * v) + n) // (2 * n)
-        for u, v in zip(a.colour, b.colour, strict=True)
-    )
-    return Entry(colour, n, a.origins + b.origins)
+# The ladder
 
 
-def cheapest(group: Sequence[Entry], weight: int) -> tuple[int, int, int] | None:
-    """Return cost and entries of a group's next merge."""
-    pairs = combinations(range(len(group)), 2)
-    return min(((merge_cost(group[i], group[j], weight), i, j) for i, j in pairs), default=None)
+def steps(k: int) -> int:
+    """Return S(k)."""
+    return 8 if k <= 3 else 5 if k <= 6 else 3 if k <= 12 else 2 if k <= 24 else 1
 
 
-def links(
-    palettes: Sequence[Palette], counts: Sequence[Sequence[int]], weights: Sequence[int]
-) -> Iterator[Link]:
-    """Yield all links from some palettes on; counts are the n of their entries."""
-    link = [
-        sorted(Entry(colour, n, (k,)) for k, (colour, n) in enumerate(zip(*group, strict=True)))
-        for group in zip(palettes, counts, strict=True)
-    ]
-    yield link
-    merges = [cheapest(group, weight) for group, weight in zip(link, weights, strict=True)]
-    while possible := [(merge[0], g, *merge[1:]) for g, merge in enumerate(merges) if merge]:
-        _, g, i, j = min(possible)
-        rest = [entry for k, entry in enumerate(link[g]) if k not in (i, j)]
-        group = sorted([*rest, merged(link[g][i], link[g][j])])
-        link = [*link[:g], group, *link[g + 1 :]]
-        merges[g] = cheapest(group, weights[g])
-        yield link
+def steps_from(k: int) -> int:
+    """Return T(k)."""
+    return sum(steps(j) for j in range(2, k + 1))
 
 
-def followed(index: Map, group: Sequence[Entry]) -> Map:
-    """Let each index of the first link's map follow its entry."""
-    now = {origin: k for k, entry in enumerate(group) for origin in entry.origins}
-    return [[now[entry] for entry in row] for row in index]
+def height_at(point: int, groups: int) -> int:
+    """Return the height of a rate point."""
+    return point + (groups * steps_from(256) - 255) * point**4 // 255**4
+
+
+@dataclass(frozen=True)
+class State:
+    """All groups somewhere on the way down."""
+
+    groups: list[Group]
+    d: int
+
+    @property
+    def height(self) -> int:
+        return sum(steps_from(len(group.palette)) for group in self.groups) - self.d
+
+    def down(self) -> State:
+        """Go one step down."""
+        merges = [(group.merge.cost, g) for g, group in enumerate(self.groups) if group.merge]
+        _, chosen = min(merges)
+        groups = list(self.groups)
+        of_merge = steps(len(groups[chosen].palette))
+        left = max(of_merge - self.d, 1)
+        groups[chosen] = groups[chosen].stepped(left)
+        return State(groups, self.d + 1 if left > 1 else self.d + 1 - of_merge)
+
+    def at(self, point: int) -> State:
+        """Return the first state from here on that is a point's."""
+        state, height = self, height_at(point, len(self.groups))
+        while state.height > height:
+            state = state.down()
+        return state
+
+
+def state_of(
+    palettes: Sequence[Palette], maps: Sequence[Map], weights: Sequence[int], point: int
+) -> State:
+    """Return the state that a file of a point has; an encoder's start is one of the last point."""
+    groups = [Group(*parts) for parts in zip(palettes, maps, weights, strict=True)]
+    d = max(State(groups, 0).height - height_at(point, len(groups)), 0)
+    if d > 7:
+        raise ValueError("more entries than the point allows")
+    return State(groups, d)
 
 
 # Digests

@@ -18,6 +18,7 @@ from cdcodec.families.palette import export, objectives
 from cdcodec.families.palette.codec import PaletteCodec
 from cdcodec.families.palette.config import PRESETS, describe, parse
 from cdcodec.families.palette.degrade import REACH, Degradation, assign, grouped, passing, walk_back
+from cdcodec.families.palette.ladder import steps_below
 from cdcodec.families.palette.network import PaletteNetwork, build, to_8_bits
 from cdcodec.families.palette.walk import PaletteWalk
 
@@ -49,11 +50,11 @@ def latent(batch: Tensor) -> Tensor:
 
 def test_more_entries_are_nearer_to_the_latent(latent: Tensor) -> None:
     chain = Degradation(latent, TINY.channels, TINY.weights)
-    errors = [(chain.at(total)[0] - latent).square().mean().item() for total in (2, 8, 32, 512)]
+    errors = [(chain.at(height)[0] - latent).square().mean().item() for height in (0, 20, 90, 999)]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 2  # all but a few positions have an entry of their own
-    z_t, sizes = chain.at(2)
-    assert sizes == [1, 1]
+    z_t, palettes = chain.at(0)
+    assert [len(palette) for palette in palettes] == [1, 1]
     assert len(torch.unique(z_t[:, 0])) == 1
 
 
@@ -62,7 +63,7 @@ def test_a_latent_is_grouped_as_the_walk_groups_it(latent: Tensor, codec: Palett
     at_all = codec.walk.link(codec.walk.start(one[0].to(torch.int32).numpy()), 255)
     sizes = [len(at_all[f"palette_{g}"]) for g in range(2)]
     assert sizes == [len(np.unique(points, axis=0)) for points in grouped(one, 2)]
-    z_t, _ = Degradation(one, TINY.channels, TINY.weights).at(512)
+    z_t, _ = Degradation(one, TINY.channels, TINY.weights).at(999)
     planes = [at_all[f"palette_{g}"][at_all["index"][g]].transpose(2, 0, 1) for g in range(2)]
     np.testing.assert_array_equal(np.concatenate(planes), z_t[0].numpy())
 
@@ -80,20 +81,19 @@ def test_entries_that_a_chain_passes_for_rise_from_the_files_own() -> None:
 
 def test_nearest_colours_are_found_group_by_group(latent: Tensor) -> None:
     chain = Degradation(latent, TINY.channels, TINY.weights)
-    palettes = chain.palettes(12)
+    of_file, palettes = chain.at(steps_below(12))
     nearest = assign(latent, palettes)
     errors = (nearest - latent).unflatten(1, (2, 2)).square().sum(2)
     for g, palette in enumerate(palettes):
         points = latent[:, 2 * g : 2 * g + 2].permute(0, 2, 3, 1)
         least = (points[..., None, :] - palette).square().sum(-1).min(-1).values
         torch.testing.assert_close(errors[:, g], least)
-    of_file, _ = chain.at(12)
     torch.testing.assert_close(assign(of_file, palettes), of_file)
 
 
 def test_a_perfect_restoration_is_approached_evenly(latent: Tensor) -> None:
     chain = Degradation(latent, TINY.channels, TINY.weights)
-    palettes = chain.palettes(6)
+    _, palettes = chain.at(30)
     z_t = assign(latent, palettes)
     seen: list[tuple[int, int]] = []
     for links in range(5):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from cdcodec.entropy import Meter, Reader, Writer
 from cdcodec.errors import BitstreamError, CdcError, DesyncError, WeightsError
 from cdcodec.families.palette import chain, clut
 from cdcodec.families.palette.indices import DEFAULT, IndexModel, code
+from cdcodec.families.palette.ladder import Ladder, steps_below
 
 
 def latent(rows: int, columns: int, groups: int = 3, seed: int = 0) -> list[IntArray]:
@@ -32,10 +34,20 @@ def latent(rows: int, columns: int, groups: int = 3, seed: int = 0) -> list[IntA
 def link(rows: int, columns: int, total: int, seed: int = 0) -> tuple[list[IntArray], IntArray]:
     """Make the palettes and index maps of three groups with so many entries."""
     starts = [chain.quantise(field) for field in latent(rows, columns, seed=seed)]
-    palettes, maps = chain.Chain([palette for palette, _ in starts], [1, 1, 1]).at(total)
-    index = np.stack([m[i] for m, (_, i) in zip(maps, starts, strict=True)])
-    colours = [palette.colours.astype(np.int32) for palette in palettes]
-    return colours, index.reshape(3, rows, columns)
+    whole = ladder_of(starts, rows, columns)
+    height = next(h for h in itertools.count() if sum(map(len, whole.at(h + 1)[0])) > total)
+    palettes, index = whole.at(height)
+    return [palette.colours.astype(np.int32) for palette in palettes], index
+
+
+def ladder_of(
+    starts: Sequence[tuple[chain.Palette, IntArray]],
+    rows: int,
+    columns: int,
+    weights: Sequence[int] = (1, 1, 1),
+) -> Ladder:
+    index = np.stack([assigned.reshape(rows, columns) for _, assigned in starts])
+    return Ladder([palette for palette, _ in starts], index, weights)
 
 
 def random_palette(rng: np.random.Generator, entries: int, channels: int = 3) -> IntArray:
@@ -236,34 +248,48 @@ def test_colours_that_are_no_set_are_refused() -> None:
 # ---- the chain
 
 
-def test_a_link_gives_the_rest_of_its_chain() -> None:
-    starts = [chain.quantise(field) for field in latent(24, 36)]
+def test_a_state_gives_all_that_follow() -> None:
     weights = [1, 3, 2]
-    whole = chain.Chain([palette for palette, _ in starts], weights)
-    palettes, maps = whole.at(200)
-    index = [m[i] for m, (_, i) in zip(maps, starts, strict=True)]
-    counted = [
-        chain.counted(palette.colours.astype(np.int32), i)
-        for palette, i in zip(palettes, index, strict=True)
-    ]
-    rest = chain.Chain(counted, weights)
-    for total in (199, 150, 100, 50, 10, 3):
-        (ours, our_maps), (theirs, their_maps) = whole.at(total), rest.at(total)
-        for g in range(3):
-            assert (ours[g].colours == theirs[g].colours).all()
-            assert (ours[g].counts == theirs[g].counts).all()
-            assert (our_maps[g][starts[g][1]] == their_maps[g][index[g]]).all()
+    whole = ladder_of([chain.quantise(field) for field in latent(24, 36)], 24, 36, weights)
+    for height in (800, 240, 121, 40):
+        palettes, index = whole.at(height)
+        made = sum(steps_below(len(palette)) for palette in palettes) - height
+        counted = [
+            chain.counted(palette.colours.astype(np.int32), group)
+            for palette, group in zip(palettes, index, strict=True)
+        ]
+        rest = Ladder(counted, index, weights, made)
+        for lower in range(height, -1, -19):
+            (ours, our_maps), (theirs, their_maps) = whole.at(lower), rest.at(lower)
+            assert (our_maps == their_maps).all()
+            for a, b in zip(ours, theirs, strict=True):
+                assert (a.colours == b.colours).all()
+                assert (a.counts == b.counts).all()
 
 
-def test_a_chain_keeps_every_position_and_ends_with_one_entry_a_group() -> None:
-    starts = [chain.quantise(field) for field in latent(10, 12)]
-    whole = chain.Chain([palette for palette, _ in starts], [1, 1, 1])
-    for total in (whole.total, 60, 20, 3, 1):
-        palettes, _ = whole.at(total)
-        assert all(palette.counts.sum() == 120 for palette in palettes)
-        assert all((np.diff(chain.keys(palette.colours)) > 0).all() for palette in palettes)
-        assert sum(map(len, palettes)) <= max(total, 3)
+def test_a_way_down_keeps_every_position_and_ends_with_one_entry_a_group() -> None:
+    whole = ladder_of([chain.quantise(field) for field in latent(10, 12)], 10, 12)
+    for height in (10**6, 300, 100, 31, 3, 1, 0):
+        palettes, index = whole.at(height)
+        for palette, group in zip(palettes, index, strict=True):
+            assert (palette.counts == np.bincount(group.ravel())).all()
+            assert palette.counts.min() > 0
+            assert (np.diff(chain.keys(palette.colours)) > 0).all()
     assert [len(palette) for palette in palettes] == [1, 1, 1]
+
+
+def test_an_entry_goes_from_its_edges_inwards() -> None:
+    # One area of 6x6 and a grain, in a map of another entry.
+    plane = np.zeros((1, 9, 12), np.int32)
+    plane[0, 1:7, 1:7] = plane[0, 4, 10] = 1
+    colours = np.array([[10, 10], [90, 90]], np.int64)
+    ladder = Ladder([chain.Palette(colours, np.bincount(plane.ravel()))], plane, [1])
+    assert steps_below(2) == 8
+    left = [(ladder.at(height)[1] > 0).sum() for height in range(8, -1, -1)]
+    # The grain and four corners are an eighth and more; eight corners are a seventh of the rest; so
+    # it goes on until all that is left is alike, and stays for the last step.
+    assert left == [37, 32, 24, 16, 12, 4, 4, 4, 0]
+    assert not ladder.at(7)[1][0, 4, 10]
 
 
 def test_few_colours_are_their_own_palette() -> None:
@@ -277,6 +303,6 @@ def test_few_colours_are_their_own_palette() -> None:
 
 
 PINNED = (
-    "e5d002a019f4cd79fa6dc2d2c7d4a9358616fe2bb683fbada20773f3bc66a7847c8fae051d938bbd2d747458"
-    "56f1e7cfaeab5989cd"
+    "f01d0385b2f0c80b45defed7fd12ae588b47fdd6536efbbc8190135fb2bfa6ea1619aee89b1d8cc13303f06c"
+    "ce4eebb5c9585a077d"
 )

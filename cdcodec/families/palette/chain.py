@@ -13,7 +13,6 @@ of an image's size, a single palette of 256 entries ends at 0.14 bits per pixel.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -110,99 +109,6 @@ def check_size(positions: int, channels: int) -> None:
         raise InputError(f"a latent of {positions:,} positions is too large for palettes")
 
 
-class Chain:
-    """All that palettes become as their entries are merged, one by one.
-
-    Attributes:
-        start: The palettes, one a group.
-        total: Entries that they have together.
-    """
-
-    def __init__(self, start: Sequence[Palette], weights: Sequence[int]) -> None:
-        """Merge until every group has one entry.
-
-        Args:
-            start: One palette a group.
-            weights: What a squared error counts for, by group, 1..255.
-
-        Raises:
-            InputError: See check_size.
-        """
-        for palette in start:
-            check_size(int(palette.counts.sum()), palette.colours.shape[1])
-        self.start = tuple(start)
-        self.total = sum(map(len, start))
-        groups = [Group(palette) for palette in start]
-        merges: list[list[_Merge]] = [[] for _ in start]
-        best = [group.cheapest() for group in groups]
-        for made in itertools.count():
-            g = cheapest(best, weights)
-            if g is None:
-                break
-            merges[g].append(_Merge(made, *groups[g].merge()))
-            best[g] = groups[g].cheapest()
-        self._merges = [_Merges(of_group, start[0].colours.shape[1]) for of_group in merges]
-
-    def at(self, total: int) -> tuple[list[Palette], list[IntArray]]:
-        """Return the longest link with at most so many entries, at least one a group.
-
-        Returns:
-            Its palettes, and of every group what each entry of the start became, int32 [K].
-        """
-        palettes, maps = [], []
-        for start, merges in zip(self.start, self._merges, strict=True):
-            link, became = merges.apply(start, self.total - total)
-            palettes.append(link)
-            maps.append(became)
-        return palettes, maps
-
-
-class _Merge(NamedTuple):
-    """A merge of two entries of a group, by their places in its start.
-
-    Attributes:
-        made: Merges of all groups before it.
-        stays: The entry that stays.
-        goes: The entry that becomes it.
-        colour: Of both, int64 [C].
-        positions: That had either.
-    """
-
-    made: int
-    stays: int
-    goes: int
-    colour: Int64
-    positions: int
-
-
-class _Merges:
-    """All merges of a group, in their order."""
-
-    def __init__(self, merges: Sequence[_Merge], channels: int) -> None:
-        made, stays, goes, colours, counts = zip(*merges, strict=True) if merges else [()] * 5
-        self.made, self.counts = np.array(made, np.int64), np.array(counts, np.int64)
-        self.stays, self.goes = np.array(stays, np.intp), np.array(goes, np.intp)
-        self.colours = np.array(colours, np.int64).reshape(-1, channels)
-
-    def apply(self, start: Palette, merges: int) -> tuple[Palette, IntArray]:
-        """Return what a start is after so many merges of all groups, and what its entries became.
-
-        Returns:
-            The palette, and int32 [K].
-        """
-        own = int(np.searchsorted(self.made, merges))
-        stays, goes = self.stays[:own], self.goes[:own]
-        colours, counts = start.colours.copy(), start.counts.copy()
-        colours[stays], counts[stays] = self.colours[:own], self.counts[:own]  # the last one counts
-        counts[goes] = 0
-        became = list(range(len(start)))
-        # What an entry goes to may go itself, later.
-        for stay, go in zip(reversed(stays.tolist()), reversed(goes.tolist()), strict=True):
-            became[go] = became[stay]
-        link, place = in_order(Palette(colours, counts))
-        return link, place[became]
-
-
 def cheapest(costs: Sequence[int], weights: Sequence[int]) -> int | None:
     """Return the group whose next merge costs least, weighted; None if there is no merge."""
     weighted = [
@@ -222,8 +128,30 @@ def in_order(palette: Palette) -> tuple[Palette, IntArray]:
     return Palette(palette.colours[order], palette.counts[order]), place
 
 
+class Change(NamedTuple):
+    """Positions that two entries of a group exchange; entries are named by their places at first.
+
+    Attributes:
+        stays: The entry that takes positions.
+        goes: The one that gives them.
+        colour: Of the one that stays, from now on, int64 [C].
+        counts: Positions of both, from now on.
+    """
+
+    stays: int
+    goes: int
+    colour: Int64
+    counts: tuple[int, int]
+
+
 class Group:
-    """The entries of a group while they are merged; those that are gone cost NEVER."""
+    """The entries of a group while they are merged; those that are gone cost NEVER.
+
+    Attributes:
+        entries: Which entry of the palette each is that may still be here.
+        left: How many are.
+        counts: Positions of each.
+    """
 
     def __init__(self, palette: Palette) -> None:
         self.entries = np.arange(len(palette))
@@ -239,35 +167,41 @@ class Group:
         return int(self.least.min())
 
     def pair(self) -> tuple[int, int]:
-        """Return the pair that the cheapest merge joins; of several, that of smallest colours."""
+        """Return the pair that the cheapest merge joins, by places here; that with fewer last.
+
+        Of several pairs, it is that of the smallest colours; of two entries with as many positions,
+        that of the larger colour is the last.
+        """
         cost = self.least.min()
         rows = np.flatnonzero(self.least == cost)
         row = int(rows[self.keys[rows].argmin()])
         columns = np.flatnonzero(self.costs[row] == cost)
-        return row, int(columns[self.keys[columns].argmin()])
+        column = int(columns[self.keys[columns].argmin()])
+        return (column, row) if self.counts[row] < self.counts[column] else (row, column)
 
-    def merge(self) -> tuple[int, int, Int64, int]:
-        """Make the cheapest merge; return which entry stays, which goes, and what both are now."""
-        stays, goes = self.pair()
-        names = int(self.entries[stays]), int(self.entries[goes])
-        total = int(self.counts[stays] + self.counts[goes])
-        colour = mixed(self.colours[[stays, goes]], self.counts[[stays, goes]])
+    def move(self, stays: int, goes: int, positions: int | None = None) -> Change:
+        """Give positions of one entry of the cheapest pair to the other; None gives all of them."""
+        if positions is None:
+            positions = int(self.counts[goes])
+        counts = int(self.counts[stays]) + positions, int(self.counts[goes]) - positions
+        given = np.array([self.counts[stays], positions])
+        colour = mixed(self.colours[[stays, goes]], given)
+        change = Change(int(self.entries[stays]), int(self.entries[goes]), colour, counts)
         stale = (self.costs[stays] == self.least) | (self.costs[goes] == self.least)
+        stale[[stays, goes]] = True
         self.colours[stays] = colour
         self.keys[stays] = keys(colour[None])[0]
-        self.counts[stays] = total
-        self.counts[goes] = 0
-        row = self._costs_of(stays)
-        self.costs[stays], self.costs[:, stays] = row, row
-        self.costs[goes], self.costs[:, goes] = NEVER, NEVER
-        stale[[stays, goes]] = True
-        np.minimum(self.least, row, out=self.least)
+        self.counts[stays], self.counts[goes] = counts
+        for changed in (stays, goes):
+            row = self._costs_of(changed) if self.counts[changed] else NEVER
+            self.costs[changed], self.costs[:, changed] = row, row
+            np.minimum(self.least, row, out=self.least)
         rows = np.flatnonzero(stale)
         self.least[rows] = self.costs[rows].min(1)
-        self.left -= 1
+        self.left -= not counts[1]
         if 2 * self.left <= len(self.counts):
             self._forget()
-        return *names, colour, total
+        return change
 
     def _forget(self) -> None:
         """Drop what is gone, so that every step takes less time."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from cdcodec.codec import IntArray, Progress
-from cdcodec.families.palette.chain import MAX_ENTRIES, Chain, quantise
+from cdcodec.families.palette.chain import MAX_ENTRIES, quantise
+from cdcodec.families.palette.ladder import Ladder
 
 REACH = 0.5
 """How far a chain goes. To the end, small networks take their own inventions for what was sent: on
@@ -37,30 +38,22 @@ class Degradation:
         self, z: Tensor, channels: int, weights: Sequence[int], entries: int = MAX_ENTRIES
     ) -> None:
         """Find palettes of at most so many entries, and the chain, of z in 8 bits [B, GC, h, w]."""
-        self.shape = z.shape
+        batch, _, rows, columns = self.shape = z.shape
         self.device = z.device
         starts = [quantise(points, min(entries, MAX_ENTRIES)) for points in grouped(z, channels)]
-        self.index = [index for _, index in starts]
-        self.chain = Chain([palette for palette, _ in starts], weights)
+        # Latents of a set are one map, one below the other.
+        index = np.stack([assigned.reshape(batch * rows, columns) for _, assigned in starts])
+        self.ladder = Ladder([palette for palette, _ in starts], index, weights)
 
-    def palettes(self, total: int) -> list[Tensor]:
-        """Return the palettes with at most so many entries in all, float32 [K, C] each."""
-        return [
-            torch.from_numpy(palette.colours.astype(np.float32)).to(self.device)
-            for palette in self.chain.at(total)[0]
-        ]
-
-    def at(self, total: int) -> tuple[Tensor, list[int]]:
-        """Return the latents with at most so many entries in all, and each palette's entries."""
-        palettes, maps = self.chain.at(total)
-        colours = [
-            palette.colours[became[index]].astype(np.float32)
-            for palette, became, index in zip(palettes, maps, self.index, strict=True)
-        ]
+    def at(self, height: int) -> tuple[Tensor, list[Tensor]]:
+        """Return the latents so many steps above the lowest, and palettes, float32 [K, C] each."""
         batch, latent, rows, columns = self.shape
-        flat = torch.from_numpy(np.concatenate(colours, 1)).to(self.device)
+        palettes, index = self.ladder.at(height)
+        colours = [palette.colours.astype(np.float32) for palette in palettes]
+        planes = [colour[group] for colour, group in zip(colours, index, strict=True)]
+        flat = torch.from_numpy(np.concatenate(planes, 2)).to(self.device)
         z_t = flat.view(batch, rows, columns, latent).permute(0, 3, 1, 2)
-        return z_t.contiguous(), [len(palette) for palette in palettes]
+        return z_t.contiguous(), [torch.from_numpy(colour).to(self.device) for colour in colours]
 
 
 def assign(z: Tensor, palettes: Sequence[Tensor]) -> Tensor:

@@ -3,7 +3,7 @@
 What an entry is as likely as is a product: of counts seen after each neighbour, of how near its
 colour lies to theirs, of counts beside what the groups before hold there. Each factor has an
 exponent, and all exponents follow the gradient of the code length. Everything is an integer: where
-an array is float64, that is only because products of integers below 2**53 are quicker so.
+an array is of floats, that is only because products of integers are quicker so.
 """
 
 from __future__ import annotations
@@ -33,7 +33,17 @@ REACH = 20
 """Bits between the likeliest entry and those that are as unlikely as can be."""
 
 ONE = 2**16
-"""An exponent of one."""
+"""An exponent of one, which is the largest."""
+
+FINE = 7
+"""Bits of an exponent that only learning sees: without them, all that a score is summed of are
+integers below 2**24, which are exact in float32 in whatever order they are added."""
+
+MAX_GROUPS = 8
+"""Most groups for which that holds."""
+
+SHARES = 2**12
+"""What the weights of a position have together when something is learnt from them."""
 
 LAG = 3
 """Waves that a group is behind the one before: it asks for the neighbours there on all sides."""
@@ -77,7 +87,7 @@ class IndexModel:
 
     def __post_init__(self) -> None:
         sizes = {"log": 64, "exp": 64, "priors": 3, "exponents": 8, "rates": 3}
-        limits = {"log": (0, 64), "exponents": (-4 * ONE, 4 * ONE), "rates": (0, 2**15)}
+        limits = {"log": (0, 64), "exponents": (-ONE, ONE), "rates": (0, 2**15)}
         for field in fields(self):
             array = np.array(getattr(self, field.name), order="C")
             low, high = limits.get(field.name, (1, 2**21))
@@ -218,7 +228,7 @@ class _Maps:
         self.lessons = 0
         self.heard: list[tuple[Int64, Int64]] = []  # positions and rows since the last lesson
         # What was found there: large arrays made anew would cost more than what is in them.
-        self.factors = np.empty((longest, self.first.shape[1], entries))
+        self.factors = np.empty((longest, self.first.shape[1], entries), np.float32)
         self.likely = np.empty((longest, entries))
 
     def _lay_out(self, entries: int) -> None:
@@ -245,13 +255,13 @@ class _Maps:
             self.first < self.rows, self.model.exponents[kinds].astype(np.int64), 0
         )
         self.counts = np.ones((self.rows + 1, entries), np.int64)
-        self.logs = np.zeros(self.counts.shape)
+        self.logs = np.zeros(self.counts.shape, np.float32)
 
     def _start(self, palettes: Sequence[Int64], entries: int) -> None:
         """Fill in counts, their logarithms, and distances of colours."""
         start, apart, other = self.model.priors.tolist()
         self.apart = np.zeros_like(self.counts)
-        self.missing = np.zeros((len(palettes), entries))
+        self.missing = np.zeros((len(palettes), entries), np.float32)
         for g, palette in enumerate(palettes):
             size, first = len(palette), self.first[g]
             distance = _distances(palette)
@@ -327,9 +337,9 @@ class _Maps:
         factors = self.factors[known : known + len(wave)]  # [n, factors, K]
         likely = self.likely[known : known + len(wave)]
         np.take(self.logs, context, 0, out=factors, mode="clip")  # no row is beyond the table
-        exponents = self.exponents[group].astype(np.float64)
-        scores = np.matmul(exponents[:, None], factors)[:, 0]
-        scores *= 1 / ONE
+        exponents = (self.exponents >> FINE).astype(np.float32)
+        scores = np.matmul(exponents[group, None], factors)[:, 0]
+        scores *= 2**FINE / ONE
         np.floor(scores, out=scores)
         scores += self.missing[group]
         scores -= scores.max(1, keepdims=True) - REACH * UNIT
@@ -354,15 +364,16 @@ class _Maps:
         """Move the exponents along the gradient: of each factor, what it was less its mean."""
         factors, likely = self.factors[: len(group)], self.likely[: len(group)]
         actual = factors[np.arange(len(values)), :, values].astype(np.int64)
-        sums = np.matmul(factors, likely[:, :, None])[:, :, 0].astype(np.int64)
-        totals = likely.sum(1).astype(np.int64)
-        slopes = 16 * actual - 16 * sums // totals[:, None]
+        # The quotient of integers below 2**32 and 2**29 never rounds up to a whole number.
+        shares = np.floor(likely * SHARES / likely.sum(1, keepdims=True)).astype(np.float32)
+        sums = np.matmul(factors, shares[:, :, None])[:, :, 0].astype(np.int64)
+        slopes = 16 * actual - 16 * sums // shares.sum(1, keepdims=True).astype(np.int64)
         of_group = (group == np.arange(len(self.sizes))[:, None]).astype(np.int64)
         count = np.maximum(of_group.sum(1, keepdims=True), 1)
         fast, slow, until = self.model.rates.tolist()
         rate = max(fast - (fast - slow) * self.lessons // max(until, 1), slow)
         step = of_group @ slopes * (rate * np.minimum(count, BATCH)) // count >> 10
-        self.exponents = np.clip(self.exponents + step, -4 * ONE, 4 * ONE)
+        self.exponents = np.clip(self.exponents + step, -ONE, ONE)
         self.lessons += 1
 
     def decoded(self) -> IntArray:

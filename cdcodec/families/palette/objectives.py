@@ -29,7 +29,7 @@ from cdcodec.families.palette.config import CENTRE, PRESETS, UNIT
 from cdcodec.families.palette.contrast import Contrast
 from cdcodec.families.palette.degrade import Degradation, walk_back
 from cdcodec.families.palette.export import read, write
-from cdcodec.families.palette.ladder import POINTS, rungs
+from cdcodec.families.palette.ladder import POINTS, heights
 from cdcodec.families.palette.network import PaletteNetwork, build
 from cdcodec.families.palette.texture import PseudoLabels
 from cdcodec.families.palette.walk import STRIDE
@@ -122,12 +122,13 @@ class _Objective:
         parts, entries, sets = [], [], []
         for k, position in enumerate(u[order].tolist()):
             images = slice(k * share, (k + 1) * share)
-            total = rungs(config.groups)[round(position * (POINTS - 1))].entries
-            chain = Degradation(z[images], config.channels, config.weights, max(total, LEAST_START))
-            z_t, sizes = chain.at(total)
+            height = heights(config.groups)[round(position * (POINTS - 1))]
+            start = max(height // 2, LEAST_START)
+            chain = Degradation(z[images], config.channels, config.weights, start)
+            z_t, palettes = chain.at(height)
             parts.append(z_t)
-            entries += [sizes] * len(z_t)
-            sets.append((images, chain.palettes(total)))
+            entries += [list(map(len, palettes))] * len(z_t)
+            sets.append((images, palettes))
         fixed = torch.cat(parts)
         sizes_of = torch.tensor(entries, dtype=torch.float32, device=z.device)
         weight = sizes_of.sum(1) ** balance

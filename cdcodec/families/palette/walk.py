@@ -21,8 +21,8 @@ from cdcodec.entropy.coder import Coder
 from cdcodec.errors import BitstreamError, DesyncError, WeightsError
 from cdcodec.families.palette import clut, indices
 from cdcodec.families.palette.chain import check_size, counted, quantise
-from cdcodec.families.palette.indices import IndexModel
-from cdcodec.families.palette.ladder import POINTS, Ladder, rungs
+from cdcodec.families.palette.indices import MAX_GROUPS, IndexModel
+from cdcodec.families.palette.ladder import MOST_STEPS, POINTS, Ladder, heights, steps_below
 
 EXACT_PREFIX = "exact."
 """Arrays of a weight file under this prefix decide bits; the model id covers them all."""
@@ -67,7 +67,7 @@ class PaletteWalk:
         Raises:
             WeightsError: If they don't fit each other.
         """
-        if not 1 <= groups <= 255 or not 1 <= channels <= MAX_CHANNELS:
+        if not 1 <= groups <= MAX_GROUPS or not 1 <= channels <= MAX_CHANNELS:
             raise WeightsError(f"there are no palettes of {groups} groups of {channels} channels")
         if len(weights) != groups or not all(1 <= weight <= 255 for weight in weights):
             raise WeightsError(f"weights of the chain are not {groups} numbers from 1 to 255")
@@ -122,10 +122,6 @@ class PaletteWalk:
         """Rate points a file can name."""
         return POINTS
 
-    def entries(self, point: int) -> int:
-        """Return how many entries all palettes have together at a rate point, at most."""
-        return rungs(self.groups)[point].entries
-
     # Coding
 
     def code(
@@ -145,18 +141,15 @@ class PaletteWalk:
             The same names.
 
         Raises:
-            BitstreamError: If palettes have more entries than the rate point allows.
+            BitstreamError: If palettes have more entries than the rate point has.
             DesyncError: If an entry is nowhere in the index maps.
         """
         if latents is None:
             raise ValueError("index maps can't be read before their palettes")
         palettes = self._palettes(latents)
-        total = sum(map(len, palettes))
-        if total > self.entries(point):
-            raise BitstreamError(
-                f"palettes have {total} entries, above the {self.entries(point)} of rate point "
-                f"{point}"
-            )
+        if self._made(palettes, point) >= MOST_STEPS:
+            total = sum(map(len, palettes))
+            raise BitstreamError(f"palettes have {total} entries, too many for rate point {point}")
         size = shape_of(width, height)
         if max(map(len, palettes)) > size[0] * size[1]:
             raise BitstreamError("a palette has more entries than the image has positions")
@@ -202,7 +195,7 @@ class PaletteWalk:
 
     def link(self, ladder: Ladder, point: int) -> Latents:
         """Return an image's latents at a rate point."""
-        palettes, index = ladder.at(rungs(self.groups)[point])
+        palettes, index = ladder.at(heights(self.groups)[point])
         colours = [palette.colours.astype(np.int32) for palette in palettes]
         return {**_named(colours), "index": index}
 
@@ -210,10 +203,16 @@ class PaletteWalk:
         """Return what becomes of a file's latents; see codec.ScalableWalk."""
         palettes, index = self._palettes(latents), latents["index"]
         start = [counted(colours, group) for colours, group in zip(palettes, index, strict=True)]
-        rung = rungs(self.groups)[point]
-        # A latent of few colours may have fewer entries than its rate point: no step was made then.
-        made = rung.made if sum(map(len, palettes)) == rung.entries else 0
-        return PaletteShrinker(self, Ladder(start, index, self.weights, made))
+        ladder = Ladder(start, index, self.weights, self._made(palettes, point))
+        return PaletteShrinker(self, ladder)
+
+    def _made(self, palettes: Sequence[IntArray], point: int) -> int:
+        """Return how many steps of merges that aren't complete were made at a rate point.
+
+        A latent of few colours may have fewer entries than its rate point: then none were.
+        """
+        above = sum(steps_below(len(palette)) for palette in palettes) - heights(self.groups)[point]
+        return max(above, 0)
 
 
 class PaletteShrinker:
@@ -233,7 +232,7 @@ class PaletteShrinker:
         What costs bits is where neighbours differ: each place so much, and more if there are many
         entries that it might be. The numbers are those of photographs.
         """
-        palettes, index = self._ladder.at(rungs(self._walk.groups)[point])
+        palettes, index = self._ladder.at(heights(self._walk.groups)[point])
         entries = sum(map(len, palettes))
         places = sum(np.count_nonzero(np.diff(index, axis=axis)) for axis in (1, 2))
         return places * (1.75 + 0.3 * math.log2(max(entries / 30, 1))) / 8 + 2 * entries + 50
