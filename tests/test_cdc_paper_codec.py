@@ -28,6 +28,7 @@ from cdcodec.families.cdc.paper import PAPER_TINY, SCALE_MIN, PaperCdc
 from cdcodec.families.cdc.paper_codec import PaperCodec
 from cdcodec.families.cdc.walk import CdcWalk, z_shape
 from cdcodec.nn.prior import bits, gaussian_likelihood
+from cdcodec.weight_file import read_metadata
 from tests.test_cdc_paper import authors_shape, fill
 
 NAME = "cdc-tiny-paper"
@@ -140,7 +141,7 @@ def test_converting_twice_gives_the_same_file(converted: Converted) -> None:
 
 
 def test_the_metadata_says_which_codec_to_open(converted: Converted) -> None:
-    metadata = export.read_metadata(converted.file)
+    metadata = read_metadata(converted.file)
     assert config.preset_of(metadata) == "paper"
     assert isinstance(families.load_codec("cdc-tiny", "cpu", True), CdcCodec)
     with pytest.raises(WeightsError, match="CdcConfig"):

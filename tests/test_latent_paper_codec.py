@@ -28,7 +28,7 @@ from cdcodec.entropy.coder import Meter, Reader, Writer
 from cdcodec.errors import InputError, WeightsError
 from cdcodec.families.diffeic import convert as diffeic_convert
 from cdcodec.families.rdeic import convert as rdeic_convert
-from cdcodec.latent import config, export, paper_codec
+from cdcodec.latent import config, paper_codec
 from cdcodec.latent.codec import LatentCodec
 from cdcodec.latent.paper_network import PaperNetwork, PaperSizes
 from cdcodec.latent.walk import LatentWalk
@@ -40,6 +40,7 @@ from cdcodec.nn.prior import bits, gaussian_likelihood
 from cdcodec.nn.stable_diffusion import StableDiffusion
 from cdcodec.nn.stable_diffusion_config import SD21_BASE, SdConfig
 from cdcodec.nn.unet import predict_noise
+from cdcodec.weight_file import read_metadata
 from tests import random_sd
 from tests.reference_fill import fill
 from tests.test_diffeic_paper import authors_layout
@@ -213,10 +214,10 @@ def test_a_checkpoint_with_another_control_network_is_refused(converted: Convert
 
 def test_the_metadata_says_which_codec_to_open(converted: Converted) -> None:
     family = converted.family
-    metadata = export.read_metadata(converted.file)
+    metadata = read_metadata(converted.file)
     assert config.preset_of(metadata, family) == "paper"
     (small, _prior) = weights.resolve(f"{family}-tiny", offline=True)
-    assert config.preset_of(export.read_metadata(small), family) is None
+    assert config.preset_of(read_metadata(small), family) is None
     read = import_module(f"cdcodec.families.{family}.export").read
     with pytest.raises(WeightsError, match="does not hold a"):
         read(converted.file)

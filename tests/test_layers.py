@@ -25,7 +25,7 @@ LAYERS = (
     {"api"},
     {"draft", "families"},
     {"latent"},
-    {"codec", "rate"},
+    {"codec", "rate", "weight_file"},
     {"nn", "diffusion", "entropy", "bitstream", "image", "weights"},
     {"errors"},
 )

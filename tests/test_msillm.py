@@ -36,6 +36,7 @@ from cdcodec.families.cgdm.msillm_network import (
     MsIllmNetwork,
 )
 from cdcodec.families.cgdm.msillm_walk import MEAN_ONE, MsIllmWalk, is_msillm, y_shape, z_shape
+from cdcodec.weight_file import METADATA_KEY
 from tests.reference_fill import fill
 
 SIZES = [(1, 1), (64, 128), (70, 17), (129, 80)]
@@ -295,8 +296,8 @@ def test_the_file_holds_the_checkpoint_to_the_bit(file: Path) -> None:
 def test_the_file_says_what_it_is_and_under_which_licence(file: Path) -> None:
     with safe_open(file, framework="numpy") as opened:
         metadata = opened.metadata()
-    assert list(metadata) == [config.METADATA_KEY]
-    text = metadata[config.METADATA_KEY]
+    assert list(metadata) == [METADATA_KEY]
+    text = metadata[METADATA_KEY]
     assert config.preset_of(text) == config.MSILLM
     assert msillm_export.parse(text) == MSILLM_TINY
     assert f'"licence": "{LICENCE}"' in text
@@ -337,7 +338,7 @@ def test_other_files_are_refused(file: Path, tmp_path: Path) -> None:
     network = {"encoder.blocks.0.0.bias": torch.zeros(4)}
 
     def write(tensors: Mapping[str, Tensor], text: str) -> None:
-        save_file(dict(tensors), path, {config.METADATA_KEY: text})
+        save_file(dict(tensors), path, {METADATA_KEY: text})
 
     path.write_bytes(b"nothing")
     for opener in (MsIllmWalk.load, msillm_export.read):

@@ -21,9 +21,6 @@ Config = TypeVar("Config")
 PAPER = "paper"
 """The preset that metadata names; the small ones are told by their sizes alone."""
 
-METADATA_KEY = "cdcodec"
-"""The only key of a weight file's metadata: safetensors writes several in random order."""
-
 
 @dataclass(frozen=True)
 class LatentConfig:

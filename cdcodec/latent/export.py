@@ -6,23 +6,19 @@ model), which it holds as integers, beside the tables.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 from torch import Tensor
 
+from cdcodec import weight_file
 from cdcodec.entropy.exact import ExactNet
 from cdcodec.entropy.tables import gaussian_tables
-from cdcodec.errors import WeightsError
 from cdcodec.latent import export_context as exact
-from cdcodec.latent.config import METADATA_KEY, describe
+from cdcodec.latent.config import describe
 from cdcodec.latent.network import LatentNetwork
-from cdcodec.latent.walk import EXACT_PREFIX, Codebook, HyperLatent, LatentWalk
+from cdcodec.latent.walk import Codebook, HyperLatent, LatentWalk
 
 Network = TypeVar("Network", bound=LatentNetwork)
 
@@ -42,20 +38,8 @@ def write(network: LatentNetwork, walk: LatentWalk, family: str, path: Path) -> 
     Raises:
         OverflowError: If a weight is beyond float16's range: training has diverged.
     """
-    halves = {}
-    for name, tensor in network.state_dict().items():
-        if name.startswith(EXACT_PARTS):
-            continue
-        array = tensor.detach().cpu().numpy()
-        if not np.abs(array).max() < np.finfo(np.float16).max:
-            raise OverflowError(f"{name} is beyond float16: training has diverged")
-        # safetensors writes an array's memory as it lies, and training keeps channels last.
-        halves[name] = np.ascontiguousarray(array, np.float16)
-    metadata = {METADATA_KEY: describe(family, network.config)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(save({**halves, **walk.arrays()}, metadata))
-    os.replace(part, path)
+    halves = weight_file.halves(network, without=EXACT_PARTS)
+    weight_file.write(path, {**halves, **walk.arrays()}, describe(family, network.config))
 
 
 def walk_of(network: LatentNetwork, hyper: HyperLatent) -> LatentWalk:
@@ -77,28 +61,13 @@ def walk_of(network: LatentNetwork, hyper: HyperLatent) -> LatentWalk:
     )
 
 
-def read_metadata(path: Path) -> str:
-    """Return what a weight file says of itself; empty if nothing.
-
-    Raises:
-        WeightsError: If it can't be read.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return str((file.metadata() or {}).get(METADATA_KEY, ""))
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"cannot read weights {path.name}: {error}") from error
-
-
 def fill(network: Network, walk: LatentWalk, path: Path) -> Network:
     """Give a fresh network the tensors of a weight file, and return it.
 
     Raises:
         WeightsError: If names or shapes aren't the network's.
     """
-    with safe_open(path, framework="pt") as file:
-        names = [name for name in file.keys() if not name.startswith(EXACT_PREFIX)]  # noqa: SIM118
-        tensors: dict[str, Tensor] = {name: file.get_tensor(name).float() for name in names}
+    tensors = {name: tensor.float() for name, tensor in weight_file.read_floats(path).items()}
     assert isinstance(walk.h_s, ExactNet)
     unit, _limit = _inputs(walk.hyper)
     parts = {
@@ -109,10 +78,7 @@ def fill(network: Network, walk: LatentWalk, path: Path) -> Network:
         tensors.update({f"{part}.{name}": tensor for name, tensor in state.items()})
     if isinstance(walk.hyper, Codebook):
         tensors["codebook"] = exact.float_codebook(walk.hyper)
-    try:
-        network.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        raise WeightsError(f"weights {path.name} do not fit their configuration") from error
+    weight_file.fill(network, tensors, path)
     return network
 
 

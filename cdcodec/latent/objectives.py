@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cdcodec import weight_file
 from cdcodec.diffusion.schedules import scaled_linear
 from cdcodec.errors import InputError, WeightsError
 from cdcodec.nn.device import autocast
@@ -32,7 +30,6 @@ from cdcodec.nn.losses import detail_energy, distortion, grid_energy, psnr
 from cdcodec.nn.perceptual import Lpips
 from cdcodec.nn.unet import predict_noise
 
-METADATA_KEY = "cdcodec"
 START_BLOCKS = 40_000
 
 Batches = Callable[[], Tensor]
@@ -229,16 +226,9 @@ def write(network: nn.Module, path: Path) -> None:
         OverflowError: If a weight is beyond float16's range: training has diverged.
     """
     assert isinstance(network, SmallPrior)
-    tensors = {name: t.detach().cpu().numpy() for name, t in network.state_dict().items()}
-    for name, tensor in tensors.items():
-        if not np.abs(tensor).max() < np.finfo(np.float16).max:
-            raise OverflowError(f"{name} is beyond float16: training has diverged")
-    halves = {name: np.ascontiguousarray(tensor, np.float16) for name, tensor in tensors.items()}
     metadata = {"family": "latent", "config": dataclasses.asdict(network.config)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(save(halves, {METADATA_KEY: json.dumps(metadata, sort_keys=True)}))
-    os.replace(part, path)
+    description = json.dumps(metadata, sort_keys=True)
+    weight_file.write(path, weight_file.halves(network), description)
 
 
 def read(path: Path) -> SmallPrior:
@@ -248,15 +238,14 @@ def read(path: Path) -> SmallPrior:
         WeightsError: If it isn't a small prior's.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {})[METADATA_KEY])
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        metadata = json.loads(weight_file.read_metadata(path))
+        tensors = {name: tensor.float() for name, tensor in weight_file.read_floats(path).items()}
         config: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in metadata["config"].items()
         }
         prior = build(PriorConfig(**config))
         prior.load_state_dict(tensors, strict=True)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (WeightsError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path.name} does not hold a small latent prior") from error
     return prior
 

@@ -12,15 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import safe_open
-from safetensors.numpy import save
 from torch import Tensor
 
-from cdcodec.errors import WeightsError
-from cdcodec.latent.config import METADATA_KEY, describe_paper, parse
-from cdcodec.latent.export import read_metadata
+from cdcodec import weight_file
+from cdcodec.latent.config import describe_paper, parse
 from cdcodec.latent.paper_network import PaperNetwork, PaperSizes
-from cdcodec.latent.walk import EXACT_PREFIX
 from cdcodec.nn.stable_diffusion_config import ControlConfig, SdConfig
 from cdcodec.nn.stable_diffusion_names import control_state
 
@@ -50,8 +46,8 @@ def pack(network: PaperNetwork[Any], family: str) -> bytes:
         WeightsError: If weights are too large to be exact.
     """
     tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-    metadata = {METADATA_KEY: describe_paper(family, network.parts)}
-    return save({**tensors, **network.walk().arrays()}, metadata)
+    description = describe_paper(family, network.parts)
+    return weight_file.pack({**tensors, **network.walk().arrays()}, description)
 
 
 def read(
@@ -68,7 +64,7 @@ def read(
     Raises:
         WeightsError: If names or shapes aren't those of its configuration.
     """
-    metadata = read_metadata(path)
+    metadata = weight_file.read_metadata(path)
     sizes = PaperSizes(
         parse(metadata, family, kind),
         parse(metadata, family, ControlConfig, "control"),
@@ -76,11 +72,5 @@ def read(
     )
     with torch.device("meta"):  # no time for random numbers that are overwritten at once
         network = build(sizes)
-    with safe_open(path, framework="pt") as file:
-        names = [name for name in file.keys() if not name.startswith(EXACT_PREFIX)]  # noqa: SIM118
-        tensors = {name: file.get_tensor(name) for name in names}
-    try:
-        network.load_state_dict(tensors, strict=True, assign=True)
-    except RuntimeError as error:
-        raise WeightsError(f"weights {path.name} do not fit their configuration") from error
+    weight_file.fill(network, weight_file.read_floats(path), path)
     return network

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from cdcodec.codec import IntArray, Latents
 from cdcodec.entropy.coder import MAX_CARDINALITY, Coder
@@ -21,9 +20,7 @@ from cdcodec.entropy.context import ExactContext
 from cdcodec.entropy.exact_graph import Network, load_network
 from cdcodec.entropy.tables import Tables
 from cdcodec.errors import WeightsError
-
-EXACT_PREFIX = "exact."
-"""Arrays of a weight file under this prefix decide bits; the model id covers them all."""
+from cdcodec.weight_file import EXACT_PREFIX, read_exact
 
 MAX_POINTS = 256
 Y_STRIDE = 16
@@ -251,14 +248,7 @@ class LatentWalk:
         Raises:
             WeightsError: If the file isn't a weight set of these families.
         """
-        arrays: dict[str, NDArray[Any]] = {}
-        try:
-            with safe_open(path, framework="numpy") as file:
-                for name in file.keys():  # noqa: SIM118 (not a dict)
-                    if name.startswith(EXACT_PREFIX):
-                        arrays[name] = file.get_tensor(name)
-        except (OSError, SafetensorError) as error:
-            raise WeightsError(f"cannot read weights {path.name}: {error}") from error
+        arrays = read_exact(path)
         if f"{EXACT_PREFIX}gaussian.starts" not in arrays:
             raise WeightsError(f"{path.name} has no entropy tables: it was never exported")
         return cls.from_arrays(arrays)

@@ -25,12 +25,13 @@ def open_walk(path: Path) -> Walk:
 
 def open_codec(paths: Sequence[Path], walk: Walk, device: str) -> Codec:
     """Load a weight file whole; see families.Family."""
-    from cdcodec.families.cdc import config, export
+    from cdcodec.families.cdc import config
     from cdcodec.families.cdc.codec import CdcCodec
     from cdcodec.families.cdc.paper_codec import PaperCodec
     from cdcodec.families.cdc.walk import CdcWalk
+    from cdcodec.weight_file import read_metadata
 
     assert isinstance(walk, CdcWalk)
     (path,) = paths
-    preset = config.preset_of(export.read_metadata(path))
+    preset = config.preset_of(read_metadata(path))
     return (PaperCodec if preset == config.PAPER else CdcCodec).load(path, walk, device)

@@ -65,9 +65,6 @@ TINY = CdcConfig(
 )
 PRESETS = {"nano": NANO, "tiny": TINY}
 
-METADATA_KEY = "cdcodec"
-"""The only key of a weight file's metadata: safetensors writes several in random order."""
-
 
 PAPER = "paper"
 """The preset that metadata names; the small ones are told by their sizes alone."""

@@ -7,24 +7,21 @@ decides bits, beside the tables.
 from __future__ import annotations
 
 import copy
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 from torch import nn
 
+from cdcodec import weight_file
 from cdcodec.entropy.exact import ExactLayer, ExactNet
 from cdcodec.entropy.quantise import dequantise, quantise
 from cdcodec.entropy.tables import MAX_MAGNITUDE, gaussian_tables
-from cdcodec.errors import WeightsError
-from cdcodec.families.cdc.config import METADATA_KEY, CdcConfig, describe, parse
+from cdcodec.families.cdc.config import CdcConfig, describe, parse
 from cdcodec.families.cdc.network import CdcNetwork, build
 from cdcodec.families.cdc.transforms import HyperSynthesis
-from cdcodec.families.cdc.walk import EXACT_PREFIX, MEAN_ONE, CdcWalk
+from cdcodec.families.cdc.walk import MEAN_ONE, CdcWalk
 
 Z_LIMIT = 255
 """h_s clips z to this; trained networks stay far within it."""
@@ -42,21 +39,8 @@ def write(network: CdcNetwork, path: Path) -> None:
         WeightsError: If h_s has weights too large to be exact.
     """
     walk = walk_of(network)
-    tensors = {
-        name: tensor.detach().cpu().numpy()
-        for name, tensor in network.state_dict().items()
-        if not name.startswith("h_s.")
-    }
-    for name, tensor in tensors.items():
-        if not np.abs(tensor).max() < np.finfo(np.float16).max:
-            raise OverflowError(f"{name} is beyond float16: training has diverged")
-    # safetensors writes an array's memory as it lies, and training keeps channels last.
-    halves = {name: np.ascontiguousarray(tensor, np.float16) for name, tensor in tensors.items()}
-    metadata = {METADATA_KEY: describe(network.config)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(save({**halves, **walk.arrays()}, metadata))
-    os.replace(part, path)
+    halves = weight_file.halves(network, without=("h_s.",))
+    weight_file.write(path, {**halves, **walk.arrays()}, describe(network.config))
 
 
 def read(path: Path) -> CdcNetwork:
@@ -65,49 +49,11 @@ def read(path: Path) -> CdcNetwork:
     Raises:
         WeightsError: If names or shapes aren't those of its configuration.
     """
-    metadata, stored = read_tensors(path)
-    config = parse(metadata, CdcConfig)
+    config = parse(weight_file.read_metadata(path), CdcConfig)
     network = build(config)  # on the meta device it would take torch a second of imports
-    tensors = {name: tensor.float() for name, tensor in stored.items()}
-    fill(network, tensors | float_h_s(CdcWalk.load(path)), path)
+    tensors = {name: tensor.float() for name, tensor in weight_file.read_floats(path).items()}
+    weight_file.fill(network, tensors | float_h_s(CdcWalk.load(path)), path)
     return network
-
-
-def fill(network: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Give a network the tensors of a weight file.
-
-    Raises:
-        WeightsError: If names or shapes aren't the network's.
-    """
-    try:
-        network.load_state_dict(tensors, strict=True, assign=True)
-    except RuntimeError as error:
-        raise WeightsError(f"weights {path.name} do not fit their configuration") from error
-
-
-def read_metadata(path: Path) -> str:
-    """Return what a weight file says of itself, see config.parse; empty if nothing.
-
-    Raises:
-        WeightsError: If it can't be read.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return str((file.metadata() or {}).get(METADATA_KEY, ""))
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"cannot read weights {path.name}: {error}") from error
-
-
-def read_tensors(path: Path) -> tuple[str, dict[str, torch.Tensor]]:
-    """Return a weight file's metadata, and its tensors but for the integer half.
-
-    Raises:
-        WeightsError: If it can't be read.
-    """
-    metadata = read_metadata(path)
-    with safe_open(path, framework="pt") as file:
-        names = [name for name in file.keys() if not name.startswith(EXACT_PREFIX)]  # noqa: SIM118
-        return metadata, {name: file.get_tensor(name) for name in names}
 
 
 def walk_of(network: CdcNetwork) -> CdcWalk:

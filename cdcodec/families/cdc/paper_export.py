@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from safetensors.numpy import save
 from torch import nn
 
+from cdcodec import weight_file
 from cdcodec.entropy.exact import ExactLayer, ExactNet
 from cdcodec.entropy.quantise import quantise, split_phases
 from cdcodec.entropy.tables import (
@@ -33,7 +33,7 @@ from cdcodec.entropy.tables import (
     tables_from_pmf,
 )
 from cdcodec.families.cdc import config
-from cdcodec.families.cdc.export import Z_LIMIT, fill, read_tensors
+from cdcodec.families.cdc.export import Z_LIMIT
 from cdcodec.families.cdc.paper import LEAK, PaperCdc, PaperConfig
 from cdcodec.families.cdc.walk import MEAN_ONE, CdcWalk
 from cdcodec.nn.prior import FactorizedPrior
@@ -55,8 +55,8 @@ def pack(network: PaperCdc) -> bytes:
         WeightsError: If h_s has weights too large to be exact.
     """
     tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-    metadata = {config.METADATA_KEY: config.describe(network.config, config.PAPER)}
-    return save({**tensors, **walk_of(network).arrays()}, metadata)
+    description = config.describe(network.config, config.PAPER)
+    return weight_file.pack({**tensors, **walk_of(network).arrays()}, description)
 
 
 def read(path: Path) -> PaperCdc:
@@ -65,11 +65,10 @@ def read(path: Path) -> PaperCdc:
     Raises:
         WeightsError: If names or shapes aren't those of its configuration.
     """
-    metadata, tensors = read_tensors(path)
-    sizes = config.parse(metadata, PaperConfig)
+    sizes = config.parse(weight_file.read_metadata(path), PaperConfig)
     with torch.device("meta"):  # no time for random numbers that are overwritten at once
         network = PaperCdc(sizes)
-    fill(network, tensors, path)
+    weight_file.fill(network, weight_file.read_floats(path), path)
     return network
 
 

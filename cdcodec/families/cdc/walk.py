@@ -12,16 +12,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from cdcodec.codec import IntArray, Latents
 from cdcodec.entropy.coder import Coder
 from cdcodec.entropy.exact import ExactNet
 from cdcodec.entropy.tables import MAX_MAGNITUDE, Tables
 from cdcodec.errors import WeightsError
-
-EXACT_PREFIX = "exact."
-"""Arrays of a weight file under this prefix decide bits; the model id covers them all."""
+from cdcodec.weight_file import EXACT_PREFIX, read_exact
 
 MEAN_ONE = 64
 """Means and y are held in fixed point, in units of 1/64."""
@@ -98,14 +95,7 @@ class CdcWalk:
         Raises:
             WeightsError: If the file isn't a CDC weight set.
         """
-        arrays: dict[str, NDArray[Any]] = {}
-        try:
-            with safe_open(path, framework="numpy") as file:
-                for name in file.keys():  # noqa: SIM118 (not a dict)
-                    if name.startswith(EXACT_PREFIX):
-                        arrays[name] = file.get_tensor(name)
-        except (OSError, SafetensorError) as error:
-            raise WeightsError(f"cannot read weights {path.name}: {error}") from error
+        arrays = read_exact(path)
         if f"{EXACT_PREFIX}z_index" not in arrays:
             raise WeightsError(f"{path.name} has no entropy tables: it was never exported")
         return cls.build(

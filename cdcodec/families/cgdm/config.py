@@ -13,9 +13,6 @@ FAMILY = "cgdm"
 MSILLM = "msillm"
 """The preset that metadata of an MS-ILLM base names; a post-processor's names none."""
 
-METADATA_KEY = "cdcodec"
-"""The only key of a weight file's metadata: safetensors writes several in random order."""
-
 TRAIN_STEPS = 1000
 """Length of the diffusion process."""
 

@@ -19,10 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.numpy import save
 from torch import nn
 
+from cdcodec import weight_file
 from cdcodec.entropy.exact import ExactLayer, ExactNet
 from cdcodec.entropy.quantise import quantise, split_phases
 from cdcodec.entropy.tables import (
@@ -35,9 +34,9 @@ from cdcodec.entropy.tables import (
     tables_from_pmf,
 )
 from cdcodec.errors import WeightsError
-from cdcodec.families.cgdm.config import FAMILY, METADATA_KEY, MSILLM
+from cdcodec.families.cgdm.config import FAMILY, MSILLM
 from cdcodec.families.cgdm.msillm_network import MsIllmConfig, MsIllmNetwork
-from cdcodec.families.cgdm.msillm_walk import EXACT_PREFIX, MEAN_ONE, MsIllmWalk, is_msillm
+from cdcodec.families.cgdm.msillm_walk import MEAN_ONE, MsIllmWalk, is_msillm
 from cdcodec.nn.prior import FactorizedPrior
 
 Z_LIMIT = 255
@@ -75,7 +74,7 @@ def pack(network: MsIllmNetwork, licence: str, dtype: torch.dtype = torch.float3
             )
     walk = walk_of(_filled(network.config, stored))  # of what a reader will have
     arrays: dict[str, NDArray[Any]] = {name: tensor.numpy() for name, tensor in stored.items()}
-    return save({**arrays, **walk.arrays()}, {METADATA_KEY: describe(network.config, licence)})
+    return weight_file.pack({**arrays, **walk.arrays()}, describe(network.config, licence))
 
 
 def read(path: Path) -> MsIllmNetwork:
@@ -86,12 +85,9 @@ def read(path: Path) -> MsIllmNetwork:
     """
     if not is_msillm(path):
         raise WeightsError(f"weights {path.name} are not those of an MS-ILLM")
-    with safe_open(path, framework="pt") as file:
-        config = parse(file.metadata()[METADATA_KEY])
-        names = [name for name in file.keys() if not name.startswith(EXACT_PREFIX)]  # noqa: SIM118
-        tensors = {name: file.get_tensor(name) for name in names}
+    config = parse(weight_file.read_metadata(path))
     try:
-        return _filled(config, tensors)
+        return _filled(config, weight_file.read_floats(path))
     except RuntimeError as error:
         raise WeightsError(f"weights {path.name} do not fit their configuration") from error
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from cdcodec.bitstream.container import ChunkType
 from cdcodec.codec import IntArray, Latents
@@ -21,10 +20,8 @@ from cdcodec.entropy.coder import Coder
 from cdcodec.entropy.exact import ExactNet
 from cdcodec.entropy.tables import MAX_MAGNITUDE, Tables
 from cdcodec.errors import BitstreamError, WeightsError
-from cdcodec.families.cgdm.config import METADATA_KEY, MSILLM, preset_of
-
-EXACT_PREFIX = "exact."
-"""Arrays of a weight file under this prefix decide bits; the model id covers them all."""
+from cdcodec.families.cgdm.config import MSILLM, preset_of
+from cdcodec.weight_file import EXACT_PREFIX, read_exact, read_metadata
 
 MEAN_ONE = 64
 """Means and y are held in fixed point, in units of 1/64."""
@@ -99,9 +96,7 @@ class MsIllmWalk:
         """
         if not is_msillm(path):
             raise WeightsError(f"weights {path.name} are not those of an MS-ILLM")
-        with safe_open(path, framework="numpy") as file:
-            names = [name for name in file.keys() if name.startswith(EXACT_PREFIX)]  # noqa: SIM118
-            arrays: dict[str, NDArray[Any]] = {name: file.get_tensor(name) for name in names}
+        arrays = read_exact(path)
         thresholds = arrays.get(f"{EXACT_PREFIX}scale_thresholds")
         if thresholds is None:
             raise WeightsError(f"{path.name} has no entropy tables: it was never exported")
@@ -181,9 +176,4 @@ def is_msillm(path: Path) -> bool:
     Raises:
         WeightsError: If it can't be read, or is neither.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = (file.metadata() or {}).get(METADATA_KEY, "")
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"cannot read weights {path.name}: {error}") from error
-    return preset_of(metadata) == MSILLM
+    return preset_of(read_metadata(path)) == MSILLM

@@ -14,16 +14,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from cdcodec.bitstream.container import ChunkType
 from cdcodec.codec import IntArray, Latents, Walk
 from cdcodec.entropy.coder import Coder, Reader, Writer
 from cdcodec.entropy.tables import Tables
 from cdcodec.errors import BitstreamError, WeightsError
-
-EXACT_PREFIX = "exact."
-"""Arrays of a weight file under this prefix decide bits; the model id covers them all."""
+from cdcodec.weight_file import EXACT_PREFIX, read_exact
 
 LIMIT = 127
 """Largest magnitude of a value of the syntax vector."""
@@ -59,14 +56,7 @@ class SyntaxTables:
         Raises:
             WeightsError: If the file isn't a post-processor of this family.
         """
-        arrays: dict[str, NDArray[Any]] = {}
-        try:
-            with safe_open(path, framework="numpy") as file:
-                for name in file.keys():  # noqa: SIM118 (not a dict)
-                    if name.startswith(EXACT_PREFIX):
-                        arrays[name] = file.get_tensor(name)
-        except (OSError, SafetensorError) as error:
-            raise WeightsError(f"cannot read weights {path.name}: {error}") from error
+        arrays = read_exact(path)
         if f"{EXACT_PREFIX}syntax_index" not in arrays:
             raise WeightsError(f"{path.name} has no tables for syntax vectors")
         tables = Tables.from_arrays(arrays, f"{EXACT_PREFIX}gaussian")

@@ -13,6 +13,7 @@ from cdcodec.families.diffeic.network import DiffeicNetwork, build
 from cdcodec.latent import config, export
 from cdcodec.latent.walk import LatentWalk, Tabled
 from cdcodec.nn.losses import SCALES
+from cdcodec.weight_file import read_metadata
 
 
 def write(network: DiffeicNetwork, path: Path) -> None:
@@ -37,5 +38,5 @@ def read(path: Path) -> DiffeicNetwork:
     Raises:
         WeightsError: If names or shapes aren't those of its configuration.
     """
-    sizes = config.parse(export.read_metadata(path), FAMILY, DiffeicConfig)
+    sizes = config.parse(read_metadata(path), FAMILY, DiffeicConfig)
     return export.fill(build(sizes), LatentWalk.load(path), path)

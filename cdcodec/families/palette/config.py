@@ -11,9 +11,6 @@ from cdcodec.errors import WeightsError
 
 FAMILY = "palette"
 
-METADATA_KEY = "cdcodec"
-"""The only key of a weight file's metadata: safetensors writes several in random order."""
-
 CENTRE = 128.0
 UNIT = 32.0
 """Networks see latents less CENTRE, in units of so many steps of the 8-bit quantiser."""

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from cdcodec.errors import WeightsError
-from cdcodec.families.palette.config import METADATA_KEY, describe, parse
+from cdcodec import weight_file
+from cdcodec.families.palette.config import describe, parse
 from cdcodec.families.palette.indices import DEFAULT
 from cdcodec.families.palette.network import PaletteNetwork, build
-from cdcodec.families.palette.walk import EXACT_PREFIX, PaletteWalk
+from cdcodec.families.palette.walk import PaletteWalk
 
 
 def write(network: PaletteNetwork, path: Path) -> None:
@@ -24,18 +21,9 @@ def write(network: PaletteNetwork, path: Path) -> None:
     Raises:
         OverflowError: If a weight is beyond float16's range: training has diverged.
     """
-    halves = {}
-    for name, tensor in network.state_dict().items():
-        array = tensor.detach().cpu().numpy()
-        if not np.abs(array).max() < np.finfo(np.float16).max:
-            raise OverflowError(f"{name} is beyond float16: training has diverged")
-        # safetensors writes an array's memory as it lies, and training keeps channels last.
-        halves[name] = np.ascontiguousarray(array, np.float16)
-    metadata = {METADATA_KEY: describe(network.config)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(save({**halves, **walk_of(network, halves).arrays()}, metadata))
-    os.replace(part, path)
+    halves = weight_file.halves(network)
+    arrays = {**halves, **walk_of(network, halves).arrays()}
+    weight_file.write(path, arrays, describe(network.config))
 
 
 def walk_of(network: PaletteNetwork, halves: dict[str, NDArray[np.float16]]) -> PaletteWalk:
@@ -55,16 +43,7 @@ def read(path: Path) -> PaletteNetwork:
     Raises:
         WeightsError: If names or shapes aren't those of its configuration.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = str((file.metadata() or {}).get(METADATA_KEY, ""))
-            names = [name for name in file.keys() if not name.startswith(EXACT_PREFIX)]  # noqa: SIM118
-            tensors = {name: file.get_tensor(name).float() for name in names}
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"cannot read weights {path.name}: {error}") from error
-    network = build(parse(metadata), seed=0)
-    try:
-        network.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        raise WeightsError(f"weights {path.name} do not fit their configuration") from error
+    network = build(parse(weight_file.read_metadata(path)), seed=0)
+    tensors = {name: tensor.float() for name, tensor in weight_file.read_floats(path).items()}
+    weight_file.fill(network, tensors, path)
     return network

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from cdcodec.bitstream.container import ChunkType
 from cdcodec.codec import IntArray, Latents
@@ -23,9 +22,7 @@ from cdcodec.families.palette import clut, indices
 from cdcodec.families.palette.chain import check_size, counted, quantise
 from cdcodec.families.palette.indices import MAX_GROUPS, IndexModel
 from cdcodec.families.palette.ladder import MOST_STEPS, POINTS, Ladder, heights, steps_below
-
-EXACT_PREFIX = "exact."
-"""Arrays of a weight file under this prefix decide bits; the model id covers them all."""
+from cdcodec.weight_file import EXACT_PREFIX, read_exact
 
 STRIDE = 8
 """Pixels a latent sample stands for, along each axis."""
@@ -90,14 +87,7 @@ class PaletteWalk:
         Raises:
             WeightsError: If the file isn't a weight set of this family.
         """
-        arrays: dict[str, NDArray[Any]] = {}
-        try:
-            with safe_open(path, framework="numpy") as file:
-                for name in file.keys():  # noqa: SIM118 (not a dict)
-                    if name.startswith(EXACT_PREFIX):
-                        arrays[name] = file.get_tensor(name)
-        except (OSError, SafetensorError) as error:
-            raise WeightsError(f"cannot read weights {path.name}: {error}") from error
+        arrays = read_exact(path)
         chain, encoder = (arrays.get(f"{EXACT_PREFIX}{name}") for name in ("chain", "encoder"))
         if chain is None or encoder is None:
             raise WeightsError(f"{path.name} doesn't say how its palettes are coded")

@@ -32,8 +32,8 @@ def open_codec(paths: Sequence[Path], walk: Walk, device: str) -> Codec:
     from cdcodec.families.rdeic.codec import RdeicCodec
     from cdcodec.latent import loading
     from cdcodec.latent.config import PAPER, preset_of
-    from cdcodec.latent.export import read_metadata
     from cdcodec.latent.walk import LatentWalk
+    from cdcodec.weight_file import read_metadata
 
     assert isinstance(walk, LatentWalk)
     own, *others = paths

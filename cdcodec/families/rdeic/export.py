@@ -9,6 +9,7 @@ from cdcodec.families.rdeic.network import RdeicNetwork, build
 from cdcodec.latent import config, export
 from cdcodec.latent.export_context import exact_codebook
 from cdcodec.latent.walk import LatentWalk
+from cdcodec.weight_file import read_metadata
 
 
 def write(network: RdeicNetwork, path: Path) -> None:
@@ -28,5 +29,5 @@ def read(path: Path) -> RdeicNetwork:
     Raises:
         WeightsError: If names or shapes aren't those of its configuration.
     """
-    sizes = config.parse(export.read_metadata(path), FAMILY, RdeicConfig)
+    sizes = config.parse(read_metadata(path), FAMILY, RdeicConfig)
     return export.fill(build(sizes), LatentWalk.load(path), path)
