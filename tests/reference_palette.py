@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate, combinations, pairwise
 from typing import NamedTuple
 
@@ -400,6 +400,7 @@ def steps(k: int) -> int:
     return 8 if k <= 3 else 5 if k <= 6 else 3 if k <= 12 else 2 if k <= 24 else 1
 
 
+@cache
 def steps_from(k: int) -> int:
     """Return T(k)."""
     return sum(steps(j) for j in range(2, k + 1))

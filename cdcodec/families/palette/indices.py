@@ -364,7 +364,7 @@ class _Maps:
         """Move the exponents along the gradient: of each factor, what it was less its mean."""
         factors, likely = self.factors[: len(group)], self.likely[: len(group)]
         actual = factors[np.arange(len(values)), :, values].astype(np.int64)
-        # The quotient of integers below 2**32 and 2**29 never rounds up to a whole number.
+        # The quotient of integers below 2**34 and 2**30 never rounds up to a whole number.
         shares = np.floor(likely * SHARES / likely.sum(1, keepdims=True)).astype(np.float32)
         sums = np.matmul(factors, shares[:, :, None])[:, :, 0].astype(np.int64)
         slopes = 16 * actual - 16 * sums // shares.sum(1, keepdims=True).astype(np.int64)
