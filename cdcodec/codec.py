@@ -124,7 +124,10 @@ class Shrinker(Protocol):
         """
 
     def estimate(self, point: int) -> float:
-        """Return about how large a file is at a rate point, in any unit and without coding it."""
+        """Return about how large a file is at a rate point, in any unit and without coding it.
+
+        It nearly rises with the point, as sizes do.
+        """
 
 
 @runtime_checkable

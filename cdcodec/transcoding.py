@@ -28,8 +28,9 @@ from cdcodec.errors import InputError, OutOfReach
 GUESSES = 6
 """Files written by guess; if they close in too slowly, the rest is found by halving."""
 
-CLOSE_ENOUGH = 0.98
-"""A file this near to the target, and not above it, is taken: writing takes most of the time."""
+NEAR_ENOUGH = 0.98
+"""A file this near to the target, and not above it, is taken. Encoding looks for a nearer one
+(rate.CLOSE_ENOUGH), but there writing is the least."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ def transcode(
 
     Args:
         source: A path, the file's bytes or an open file.
-        bpp: Bits per pixel of the whole file, not to be exceeded.
-        size: Bytes of the whole file, not to be exceeded.
+        bpp: Bits per pixel of the whole file, not to be exceeded; met to 2 % if points allow.
+        size: Bytes of the whole file, likewise.
         quality: 0..100, as of encode. Exactly one of bpp, size and quality.
         max_pixels: Larger images are refused before memory is taken.
         offline: Never fetch weights.
@@ -153,31 +154,43 @@ def _fit(drafter: Drafter, shrinker: Shrinker, budget: int, source_bytes: int) -
     best: Draft | None = None
     low, high = -1, drafter.header.point  # the file fits at low, and doesn't at high
     sizes = {high: source_bytes}
-    last, other = high, high  # the two that the next guess goes by
-    aim = (1 + CLOSE_ENOUGH) / 2 * budget
+    last = high
     for guesses in itertools.count():
-        if high - low <= 1 or best is not None and len(best.data) >= CLOSE_ENOUGH * budget:
+        if high - low <= 1 or best is not None and len(best.data) >= NEAR_ENOUGH * budget:
             break
         between = range(low + 1, high)
         point = between[len(between) // 2]
         if guesses < GUESSES:
-            # Bytes are nearly a power of the estimate.
-            power = 1.0
-            if estimate(last) != estimate(other) and sizes[last] != sizes[other]:
-                power = math.log(sizes[last] / sizes[other])
-                power /= math.log(estimate(last) / estimate(other))
-            wanted = estimate(last) * (aim / sizes[last]) ** (1 / min(max(power, 0.5), 2.0))
+            # The nearest that was written on the other side of the budget, or the one before.
+            others = [each for each in sizes if each != last]
+            other = next(
+                (each for each in (low, high) if each in others), min(others, default=last)
+            )
+            aim = (1 + NEAR_ENOUGH) / 2 * budget
+            wanted = _wanted(aim, *((estimate(each), sizes[each]) for each in (last, other)))
+            # Estimates rise but for a few per cent: where they don't, the next guess sees to it.
             point = between[max(bisect_right(between, wanted, key=estimate) - 1, 0)]
         draft = drafter.write(point)
-        sizes[point] = len(draft.data)
-        if len(draft.data) > budget:
-            last, other = point, low if best is not None else high
+        last, sizes[point] = point, len(draft.data)
+        if sizes[point] > budget:
             high = point
         else:
-            last, other, low, best = point, high, point, draft
+            low, best = point, draft
     if best is None:  # the last one that was written is that of point 0, as is the source if none
         wrote = sizes[high]
         bpp = 8 * wrote / (drafter.header.width * drafter.header.height)
         hint = f"the smallest possible file has {wrote} bytes, {bpp:.4f} bpp"
         raise OutOfReach(f"{budget} bytes are too few for this image", hint=hint)
     return best
+
+
+def _wanted(aim: float, last: tuple[float, int], other: tuple[float, int]) -> float:
+    """Return the estimate of a file of so many bytes, from estimates and bytes of two, or of one.
+
+    Bytes are nearly a power of the estimate.
+    """
+    power = 1.0
+    if last[0] != other[0] and last[1] != other[1]:
+        power = math.log(last[1] / other[1]) / math.log(last[0] / other[0])
+    wanted: float = last[0] * (aim / last[1]) ** (1 / min(max(power, 0.5), 2.0))
+    return wanted

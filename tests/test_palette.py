@@ -60,7 +60,7 @@ def test_more_entries_are_nearer_to_the_latent(latent: Tensor) -> None:
 
 def test_a_latent_is_grouped_as_the_walk_groups_it(latent: Tensor, codec: PaletteCodec) -> None:
     one = latent[:1]
-    at_all = codec.walk.link(codec.walk.start(one[0].to(torch.int32).numpy()), 255)
+    at_all = codec.walk.latents_at(codec.walk.start(one[0].to(torch.int32).numpy()), 255)
     sizes = [len(at_all[f"palette_{g}"]) for g in range(2)]
     assert sizes == [len(np.unique(points, axis=0)) for points in grouped(one, 2)]
     z_t, _ = Degradation(one, TINY.channels, TINY.weights).at(999)

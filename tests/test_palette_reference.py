@@ -77,7 +77,7 @@ class Case:
         for group, levels in self.levels.items():
             channels = slice(group * self.walk.channels, (group + 1) * self.walk.channels)
             z[channels] = z[channels] * levels // 256 + 77
-        return self.walk.link(self.walk.start(z), self.point)
+        return self.walk.latents_at(self.walk.start(z), self.point)
 
     @functools.cached_property
     def file(self) -> Container:
@@ -279,10 +279,10 @@ def test_an_encoder_is_at_each_point_where_the_reference_is(
     walk: PaletteWalk, z: NDArray[np.int32]
 ) -> None:
     ladder = walk.start(z)
-    state = state_of(walk.link(ladder, 255), 255, walk)
+    state = state_of(walk.latents_at(ladder, 255), 255, walk)
     for point in reversed(range(256)):
         state = state.at(point)
-        assert_is(walk.link(ladder, point), state)
+        assert_is(walk.latents_at(ladder, point), state)
         assert state.d < 8
 
 
@@ -292,7 +292,7 @@ def test_a_file_becomes_what_the_reference_makes_of_it(
     walk: PaletteWalk, z: NDArray[np.int32], point: int
 ) -> None:
     ladder = walk.start(z)
-    latents = walk.link(ladder, point)
+    latents = walk.latents_at(ladder, point)
     shrinker = walk.shrinker(latents, point)
     state = state_of(latents, point, walk)
     for lower in (point, *range(point - 1, 0, -3), 0):
@@ -315,7 +315,7 @@ def test_a_file_of_the_lowest_point_it_can_have_becomes_what_the_reference_makes
     walk: PaletteWalk, z: NDArray[np.int32]
 ) -> None:
     """No encoder makes it; more steps may be made than the next merge has."""
-    latents = walk.link(walk.start(z), 140)
+    latents = walk.latents_at(walk.start(z), 140)
     point = lowest_point(latents, walk)
     shrinker = walk.shrinker(latents, point)
     state = state_of(latents, point, walk)

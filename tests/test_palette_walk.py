@@ -49,7 +49,7 @@ def latents_at(
 ) -> list[Latents]:
     """Return the latents of an encoder at some rate points, all of one start."""
     start = walk.start(latent(width, height, walk.groups * walk.channels))
-    return [walk.link(start, point) for point in points]
+    return [walk.latents_at(start, point) for point in points]
 
 
 def file_of(
@@ -191,7 +191,7 @@ def test_nothing_grows() -> None:
 def test_a_latent_of_few_colours_needs_no_more_entries(colours: int) -> None:
     z = np.repeat(np.arange(48)[None] % colours * 40, 4, 0).reshape(4, 6, 8).astype(np.int32)
     start = WALK.start(z)
-    at = [WALK.link(start, point) for point in (255, 100, 0)]
+    at = [WALK.latents_at(start, point) for point in (255, 100, 0)]
     assert [len(latents["palette_0"]) for latents in at] == [colours, colours, 1]
     same(at[0], at[1])
     same(shrink(at[0], 255, 0), at[2])

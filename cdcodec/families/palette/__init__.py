@@ -1,8 +1,9 @@
 """Palette: content-adaptive palettes and cold diffusion along the chain that merges them.
 
 Guo et al., "Toward Scalable Image Feature Compression: A Content-Adaptive and Diffusion-Based
-Approach", MM 2024 (paper 000); there is no code of the authors. A file holds a link of the chain,
-and with it all links that come after: smaller files are made of it without the original.
+Approach", MM 2024 (paper 000); there is no code of the authors. A file holds a state on the
+way down that chain, and with it all that come after: smaller files are made of it without the
+original.
 """
 
 from __future__ import annotations

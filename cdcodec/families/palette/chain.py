@@ -1,8 +1,8 @@
 """Content-adaptive palettes and the chain that merges them (paper 000, sec. 3.2.1, alg. 1, eq. 4).
 
-Integers only, and no order of summation matters: the same latent gives the same chain everywhere,
-and a file's palettes and counts give the rest of the chain that they are a link of. For that, a
-link never depends on how entries are numbered: palettes are sorted, and ties go by colour.
+Integers only, and no order of summation matters: the same latent gives the same palettes and
+merges everywhere. Nor does a merge depend on how entries are numbered: ties go by colour. So a
+file's palettes and maps are enough to go on from (ladder.py).
 
 Deviations from the paper, with their reasons. Centroids start by a seeded k-means|| and move until
 they rest or for a few rounds: alg. 1 starts at random points and moves once, which nobody else can
@@ -148,9 +148,13 @@ class Group:
     """The entries of a group while they are merged; those that are gone cost NEVER.
 
     Attributes:
-        entries: Which entry of the palette each is that may still be here.
+        entries: Which entry of the palette each is that may still be here, [K].
         left: How many are.
-        counts: Positions of each.
+        colours: int64 [K, C], 0..255.
+        counts: Positions of each, int64 [K]; 0 if it is gone.
+        keys: Colours as numbers, see `keys`.
+        costs: Of merging each two, int64 [K, K].
+        least: Of each row, int64 [K].
     """
 
     def __init__(self, palette: Palette) -> None:

@@ -61,7 +61,11 @@ class PaletteCodec:
 
     @torch.inference_mode()
     def analyse(self, pixels: Pixels) -> Ladder:
-        """Encode pixels [H, W, 3], and find palettes and what becomes of them."""
+        """Encode pixels [H, W, 3], and find palettes.
+
+        Raises:
+            InputError: If the picture is too large for them.
+        """
 
         def encode(x: Tensor) -> Tensor:
             with autocast(self.device):
@@ -77,7 +81,7 @@ class PaletteCodec:
     def quantise(self, analysis: object, point: int) -> Latents:
         """Return palettes and indices of a rate point."""
         assert isinstance(analysis, Ladder)
-        return self.walk.link(analysis, point)
+        return self.walk.latents_at(analysis, point)
 
     @torch.inference_mode()
     def synthesise(

@@ -37,7 +37,7 @@ class Degradation:
     def __init__(
         self, z: Tensor, channels: int, weights: Sequence[int], entries: int = MAX_ENTRIES
     ) -> None:
-        """Find palettes of at most so many entries, and the chain, of z in 8 bits [B, GC, h, w]."""
+        """Find palettes of at most so many entries for z in 8 bits [B, GC, h, w]."""
         batch, _, rows, columns = self.shape = z.shape
         self.device = z.device
         starts = [quantise(points, min(entries, MAX_ENTRIES)) for points in grouped(z, channels)]
@@ -46,7 +46,10 @@ class Degradation:
         self.ladder = Ladder([palette for palette, _ in starts], index, weights)
 
     def at(self, height: int) -> tuple[Tensor, list[Tensor]]:
-        """Return the latents so many steps above the lowest, and palettes, float32 [K, C] each."""
+        """Return the latents so many steps above the lowest, or fewer if they never were more.
+
+        With them come their palettes, float32 [K, C] each.
+        """
         batch, latent, rows, columns = self.shape
         palettes, index = self.ladder.at(height)
         colours = [palette.colours.astype(np.float32) for palette in palettes]

@@ -158,6 +158,10 @@ def code(
         rows: Of a map.
         columns: Of a map.
         model: The weight file's.
+
+    Raises:
+        ValueError: If an index to write is beyond its palette.
+        DesyncError: If one that was read is.
     """
     if index is not None:
         for group, palette in zip(index, palettes, strict=True):
@@ -290,7 +294,8 @@ class _Maps:
 
     def values(self, wave: Int64) -> IntArray:
         """Return the entries [n] at positions [n]."""
-        return self.map[self.place[wave]]
+        values: IntArray = self.map[self.place[wave]]
+        return values
 
     def take(self, wave: Int64, values: IntArray) -> None:
         """Take the entries [n] at positions [n].

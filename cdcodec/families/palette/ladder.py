@@ -79,7 +79,7 @@ class Ladder:
     def __init__(
         self, start: Sequence[Palette], index: IntArray, weights: Sequence[int], made: int = 0
     ) -> None:
-        """Begin with a state.
+        """Begin with a state; no step is found yet.
 
         Args:
             start: Its palettes, one a group.
@@ -152,14 +152,11 @@ def _after(start: Palette, plane: IntArray, steps: Sequence[_Step]) -> tuple[Pal
     """Return what a group's palette and map are after its first steps."""
     if not steps:
         return start, plane
-    changes = [step.change for step in steps]
-    stays = [change.stays for change in changes]
     colours, counts = start.colours.copy(), start.counts.copy()
-    # Of several numbers for an entry, the last one counts.
-    colours[stays] = [change.colour for change in changes]
-    counts[[name for change in changes for name in (change.stays, change.goes)]] = [
-        count for change in changes for count in change.counts
-    ]
+    for step in steps:
+        change = step.change
+        colours[change.stays] = change.colour
+        counts[change.stays], counts[change.goes] = change.counts
     plane = plane.copy()
     for step in steps:
         if step.moved is not None:

@@ -44,8 +44,8 @@ __all__ = ["OBJECTIVES", "initial", "read", "write"]
 
 START_BLOCKS = 40_000
 LEAST_START = 64
-"""Entries that training's chains start at, at least. Those of files start at 256, which takes three
-times as long and leaves hardly other palettes."""
+"""Entries that palettes start at in training, at least. Those of files start at 256, which takes
+three times as long and leaves hardly other palettes."""
 
 LABELLED = 1200
 """Crops that pseudo-labels are found on."""
@@ -123,9 +123,10 @@ class _Objective:
         for k, position in enumerate(u[order].tolist()):
             images = slice(k * share, (k + 1) * share)
             height = heights(config.groups)[round(position * (POINTS - 1))]
-            start = max(height // 2, LEAST_START)
-            chain = Degradation(z[images], config.channels, config.weights, start)
-            z_t, palettes = chain.at(height)
+            # A palette has fewer entries than steps; of several, none has half of all steps.
+            start = max(height if config.groups == 1 else height // 2, LEAST_START)
+            degradation = Degradation(z[images], config.channels, config.weights, start)
+            z_t, palettes = degradation.at(height)
             parts.append(z_t)
             entries += [list(map(len, palettes))] * len(z_t)
             sets.append((images, palettes))

@@ -30,6 +30,14 @@ STRIDE = 8
 MAX_CHANNELS = 7
 """Most channels of a group: a colour is a number of 63 bits."""
 
+FEW_ENTRIES = 30
+PLACE_BITS, SPREAD_BITS = 1.75, 0.3
+"""Of a place where neighbours differ: with few entries in all palettes, and more for every doubling
+of them. Found on photographs, where it is right to 15 %."""
+
+ENTRY_BYTES, FRAME_BYTES = 2, 50
+"""Of an entry's colour, and of all else in a file; about."""
+
 ENCODER_BYTES = 8
 """Length of what names the encoder."""
 
@@ -131,8 +139,8 @@ class PaletteWalk:
             The same names.
 
         Raises:
-            BitstreamError: If palettes have more entries than the rate point has.
-            DesyncError: If an entry is nowhere in the index maps.
+            BitstreamError: If palettes have more entries than the rate point or a map has.
+            DesyncError: If an entry is nowhere in the index maps, or one there in no palette.
         """
         if latents is None:
             raise ValueError("index maps can't be read before their palettes")
@@ -168,7 +176,7 @@ class PaletteWalk:
     # The ladder
 
     def start(self, z: IntArray) -> Ladder:
-        """Find the palettes of a latent, and all that becomes of them.
+        """Find the palettes of a latent, from which its files at all rate points follow.
 
         Args:
             z: int32 [GC, rows, columns], 0..255.
@@ -183,7 +191,7 @@ class PaletteWalk:
         index = np.stack([assigned.reshape(rows, columns) for _, assigned in found])
         return Ladder([palette for palette, _ in found], index, self.weights)
 
-    def link(self, ladder: Ladder, point: int) -> Latents:
+    def latents_at(self, ladder: Ladder, point: int) -> Latents:
         """Return an image's latents at a rate point."""
         palettes, index = ladder.at(heights(self.groups)[point])
         colours = [palette.colours.astype(np.int32) for palette in palettes]
@@ -214,18 +222,20 @@ class PaletteShrinker:
 
     def latents(self, point: int) -> Latents:
         """See codec.Shrinker."""
-        return self._walk.link(self._ladder, point)
+        return self._walk.latents_at(self._ladder, point)
 
     def estimate(self, point: int) -> float:
         """See codec.Shrinker; in bytes.
 
-        What costs bits is where neighbours differ: each place so much, and more if there are many
-        entries that it might be. The numbers are those of photographs.
+        What costs bits is where neighbours differ, and what an entry's colour is.
         """
         palettes, index = self._ladder.at(heights(self._walk.groups)[point])
         entries = sum(map(len, palettes))
         places = sum(np.count_nonzero(np.diff(index, axis=axis)) for axis in (1, 2))
-        return places * (1.75 + 0.3 * math.log2(max(entries / 30, 1))) / 8 + 2 * entries + 50
+        spread = math.log2(max(entries / FEW_ENTRIES, 1))
+        return (
+            places * (PLACE_BITS + SPREAD_BITS * spread) / 8 + ENTRY_BYTES * entries + FRAME_BYTES
+        )
 
 
 def _named(palettes: Sequence[IntArray]) -> dict[str, IntArray]:
