@@ -15,7 +15,7 @@ from cdcodec import api, families
 from cdcodec.codec import Decoding, Pixels
 from cdcodec.errors import InputError, WeightsError
 from cdcodec.families.palette import export, objectives
-from cdcodec.families.palette.codec import PaletteCodec
+from cdcodec.families.palette.codec import BORDER, PaletteCodec
 from cdcodec.families.palette.config import PRESETS, describe, parse
 from cdcodec.families.palette.degrade import REACH, Degradation, assign, grouped, passing, walk_back
 from cdcodec.families.palette.ladder import steps_below
@@ -66,6 +66,23 @@ def test_a_latent_is_grouped_as_the_walk_groups_it(latent: Tensor, codec: Palett
     z_t, _ = Degradation(one, TINY.channels, TINY.weights).at(999)
     planes = [at_all[f"palette_{g}"][at_all["index"][g]].transpose(2, 0, 1) for g in range(2)]
     np.testing.assert_array_equal(np.concatenate(planes), z_t[0].numpy())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (9, 1), (130, 67)])
+def test_a_flat_picture_needs_one_colour_a_group(
+    size: tuple[int, int], codec: PaletteCodec
+) -> None:
+    flat = np.full((*size[::-1], 3), (90, 140, 60), np.uint8)
+    latents = codec.quantise(codec.analyse(flat), 255)
+    assert [len(latents[f"palette_{g}"]) for g in range(2)] == [1, 1]
+
+
+def test_the_encoder_sees_no_further_than_pictures_are_mirrored(network: PaletteNetwork) -> None:
+    x = torch.rand(1, 3, 8 * (2 * BORDER + 1), 8 * (2 * BORDER + 1)) * 2 - 1
+    wider = torch.nn.functional.pad(x, (16, 16, 16, 16), value=1.0)
+    with torch.no_grad():
+        inner, outer = network.encoder(x), network.encoder(wider)
+    torch.testing.assert_close(inner[..., BORDER, BORDER], outer[..., BORDER + 2, BORDER + 2])
 
 
 # The reverse process (eq. 6 and 7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
 
@@ -9,12 +10,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cdcodec.bitstream.container import MAX_SIDE
 from cdcodec.codec import IntArray
 from cdcodec.entropy import Meter, Reader, Writer
 from cdcodec.errors import BitstreamError, CdcError, DesyncError, WeightsError
-from cdcodec.families.palette import chain, clut
-from cdcodec.families.palette.indices import DEFAULT, IndexModel, code
+from cdcodec.families.palette import chain, clut, indices
+from cdcodec.families.palette.indices import DEFAULT, SEEN, IndexModel, code
 from cdcodec.families.palette.ladder import Ladder, steps_below
+from cdcodec.families.palette.walk import STRIDE
 
 
 def latent(rows: int, columns: int, groups: int = 3, seed: int = 0) -> list[IntArray]:
@@ -159,6 +162,15 @@ def test_the_bits_of_a_fixed_map_never_change() -> None:
     assert writer.finish().hex() == PINNED
 
 
+def test_float32_is_exact_for_any_weight_file_and_image() -> None:
+    # What a sum of products may come to must stay below 2**24, in whatever order it is made.
+    positions = (MAX_SIDE // STRIDE + 1) ** 2
+    known, learnt = (64 * (n.bit_length() - 1) + 64 for n in (2**21, 2**21 + SEEN * positions))
+    contexts = 1 + len(indices.NEAR) + 1 + indices.MAX_GROUPS - 1
+    assert (indices.ONE >> indices.FINE) * (contexts * learnt + 2 * known) < 2**24
+    assert indices.SHARES * learnt < 2**24
+
+
 def test_a_model_comes_back_from_its_arrays() -> None:
     arrays = DEFAULT.arrays()
     assert all(name.startswith("exact.") for name in arrays)
@@ -278,6 +290,23 @@ def test_a_way_down_keeps_every_position_and_ends_with_one_entry_a_group() -> No
     assert [len(palette) for palette in palettes] == [1, 1, 1]
 
 
+def test_the_way_down_of_a_fixed_latent_never_changes() -> None:
+    # A failure here means that old files would shrink to others than they did.
+    raw = np.random.Philox(key=11).random_raw(3 * 2 * 26 * 34).astype(np.int64) % 1024
+    z = raw.reshape(3, 2, 26, 34)
+    for axis in (2, 3):  # smooth, in integers
+        z = sum(np.roll(z, shift, axis) for shift in range(4)) // 4
+    starts = [chain.quantise((group // 4).reshape(2, -1).T.astype(np.int32)) for group in z]
+    whole = ladder_of(starts, 26, 34, (24, 6, 5))
+    digest = hashlib.sha256()
+    for height in (700, 411, 260, 177, 120, 76, 41, 23, 8, 1):
+        palettes, index = whole.at(height)
+        for palette, group in zip(palettes, index, strict=True):
+            digest.update(palette.colours.astype("<i4").tobytes())
+            digest.update(group.astype("<i4").tobytes())
+    assert digest.hexdigest() == WAY_DOWN
+
+
 def test_an_entry_goes_from_its_edges_inwards() -> None:
     # One area of 6x6 and a grain, in a map of another entry.
     plane = np.zeros((1, 9, 12), np.int32)
@@ -301,6 +330,8 @@ def test_few_colours_are_their_own_palette() -> None:
     assert (assigned == index).all()
     assert (palette.counts == np.bincount(index)).all()
 
+
+WAY_DOWN = "70b946902a1c2471ce1b8ac9024c8e0cab53bb497ace0820f2605fa78fdcf1fb"
 
 PINNED = (
     "f01d0385b2f0c80b45defed7fd12ae588b47fdd6536efbbc8190135fb2bfa6ea1619aee89b1d8cc13303f06c"

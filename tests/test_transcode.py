@@ -24,6 +24,7 @@ from cdcodec import api, families, image, weights
 from cdcodec.bitstream import container as box
 from cdcodec.bitstream.container import Chunk, ChunkType
 from cdcodec.cli.__main__ import main
+from cdcodec.draft import Draft, Drafter
 from cdcodec.errors import BitstreamError, CdcError, DesyncError, InputError, OutOfReach
 from cdcodec.families.palette.ladder import Ladder
 from cdcodec.transcoding import transcode
@@ -101,6 +102,21 @@ def test_a_point_is_reached_byte_for_byte(point: int) -> None:
     assert (made.width, made.height, made.model, made.family) == (WIDTH, HEIGHT, NAME, "palette")
     assert made.source_bytes == len(encoded(SOURCE_POINT))
     assert made.notes == ()
+
+
+def test_few_files_are_written_on_the_way_to_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    write = Drafter.write
+
+    def counted(self: Drafter, point: int) -> Draft:
+        written.append(point)
+        return write(self, point)
+
+    monkeypatch.setattr(Drafter, "write", counted)
+    budgets = np.linspace(300, len(encoded(SOURCE_POINT)) - 1, 20).astype(int).tolist()
+    for size in budgets:
+        transcode(encoded(SOURCE_POINT), size=size)
+    assert len(written) < 4 * len(budgets)
 
 
 def test_a_budget_is_kept_and_used_up() -> None:

@@ -57,6 +57,15 @@ BATCH = 32
 
 NEAR = ("left", "above", "above left", "above right")
 
+# Contexts of a position, as columns: all, those of NEAR, activity, the groups before, and the
+# colours of the first two of NEAR.
+NEIGHBOURS = slice(1, 1 + len(NEAR))
+ACTIVITY = NEIGHBOURS.stop
+OTHERS = slice(ACTIVITY + 1, -2)
+COLOURS = slice(-2, None)
+LEARNING = slice(-2)
+"""Colours are known from the start: nothing is to be learnt."""
+
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 
@@ -238,23 +247,21 @@ class _Maps:
     def _lay_out(self, entries: int) -> None:
         """Say which row of counts a context's first is, and which exponent is whose.
 
-        Contexts of a position: all, those of NEAR, activity, the groups before, and the colours of
-        the first two of NEAR. One that a group lacks is the table's last row, which knows nothing.
+        A context that a group lacks is the table's last row, which knows nothing. Those of colours
+        are one.
         """
         groups, sizes = len(self.sizes), self.sizes
-        lower = np.tri(groups, groups - 1, -1, dtype=np.int64)
-        lengths = np.zeros((groups, 5 + groups + 1), np.int64)
-        lengths[:, 0] = 1
-        lengths[:, 1:5] = sizes[:, None] + 1
-        lengths[:, 5] = (np.arange(groups) > 0) * (len(self.model.activity) + 1)
-        lengths[:, 6:-1] = lower * sizes[:-1]
-        lengths[:, -1] = sizes + 1
+        self.lower = np.tri(groups, groups - 1, -1, dtype=np.int64)
+        activity = (np.arange(groups) > 0) * (len(self.model.activity) + 1)
+        neighbours = np.repeat(sizes[:, None] + 1, len(NEAR), 1)
+        lengths = np.column_stack(
+            [np.ones_like(sizes), neighbours, activity, self.lower * sizes[:-1], sizes + 1]
+        )
         ends = lengths.ravel().cumsum().reshape(lengths.shape)
         self.rows = int(ends[-1, -1])
         first = np.where(lengths > 0, ends - lengths, self.rows)
-        self.first = np.concatenate([first, first[:, -1:]], 1)
-        self.lower = lower
-        kinds = np.array([0, 1, 2, 3, 4, 6, *[7] * (groups - 1), 5, 5])
+        self.first = np.column_stack([first, first[:, -1]])
+        kinds = np.array([0, 1, 2, 3, 4, 6, *[7] * (groups - 1), 5, 5])  # in model.exponents
         self.exponents = np.where(
             self.first < self.rows, self.model.exponents[kinds].astype(np.int64), 0
         )
@@ -264,7 +271,8 @@ class _Maps:
     def _start(self, palettes: Sequence[Int64], entries: int) -> None:
         """Fill in counts, their logarithms, and distances of colours."""
         start, apart, other = self.model.priors.tolist()
-        self.apart = np.zeros_like(self.counts)
+        self.colours = np.concatenate([[0], (self.sizes + 1).cumsum()])
+        self.apart = np.zeros((int(self.colours[-1]), entries), np.int64)  # 0 from beyond the map
         self.missing = np.zeros((len(palettes), entries), np.float32)
         for g, palette in enumerate(palettes):
             size, first = len(palette), self.first[g]
@@ -273,12 +281,13 @@ class _Maps:
             near[:-1] = self.model.kernel[np.minimum(distance, len(self.model.kernel) - 1)]
             last = self.rows if g + 1 == len(palettes) else int(self.first[g + 1, 0])
             prior = np.maximum(near * apart // near.sum(1, keepdims=True), 1)
-            rest = first[1] + len(NEAR) * (size + 1)
-            self._set(slice(first[0], first[1]), np.full((1, size), max(start // size, 1)))
-            self._set(slice(first[1], rest), prior)
-            self._set(slice(rest, first[-1]), np.full((1, size), max(other // size, 1)))
-            self._set(slice(first[-1], last), near)
-            self.apart[first[-1] : last - 1, :size] = distance
+            own, colours = first[0] + 1, first[COLOURS][0]
+            others = own + len(NEAR) * (size + 1)
+            self._set(slice(first[0], own), np.full((1, size), max(start // size, 1)))
+            self._set(slice(own, others), prior)
+            self._set(slice(others, colours), np.full((1, size), max(other // size, 1)))
+            self._set(slice(colours, last), near)
+            self.apart[self.colours[g] :][:size, :size] = distance
             self.missing[g, size:] = -np.inf
 
     def _set(self, rows: slice, counts: Int64) -> None:
@@ -315,7 +324,7 @@ class _Maps:
     def _be_active(self, wave: Int64) -> None:
         """Add to activity how far the colours at positions are from those left and above."""
         place = self.place[wave]
-        values, row = self.map[place], self.first[wave // self._positions, -1]
+        values, row = self.map[place], self.colours[wave // self._positions]
         for beyond in self.beyond[:2]:
             distance = self.apart[row + self.map[place - beyond], values]
             # A wave has no two positions with the same neighbour; all maps at once have, but not
@@ -328,15 +337,15 @@ class _Maps:
         group, place = wave // self._positions, self.place[wave]
         near = self.map[place[:, None] - self.beyond]
         context = self.first[group]
-        context[:, 1:5] += near
-        context[:, -2:] += near[:, :2]
+        context[:, NEIGHBOURS] += near
+        context[:, COLOURS] += near[:, :2]
         if len(self.sizes) > 1:
             before = (place - group * self.plane)[:, None] + self._planes_before
             lower = self.lower[group]
             activity = (self.activity[before] * lower).sum(1)
             classes = np.searchsorted(self.model.activity, activity, side="right")
-            context[:, 5] += classes * lower[:, 0]
-            context[:, 6:-2] += self.map[before] * lower
+            context[:, ACTIVITY] += classes * lower[:, 0]
+            context[:, OTHERS] += self.map[before] * lower
         known = sum(len(each) for each, _ in self.heard)
         self.heard.append((wave, context))
         factors = self.factors[known : known + len(wave)]  # [n, factors, K]
@@ -358,7 +367,7 @@ class _Maps:
         self.heard.clear()
         values = self.values(wave)
         self._follow(wave // self._positions, values)
-        now = context[:, :-2]  # colours are known from the start: nothing to learn
+        now = context[:, LEARNING]
         seen = (now * self.counts.shape[1] + values[:, None]).ravel()
         counts, logs = self.counts.reshape(-1), self.logs.reshape(-1)
         np.add.at(counts, seen, SEEN)
