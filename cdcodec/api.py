@@ -162,7 +162,7 @@ def encode(
         size: Bytes of the whole file, not to be exceeded.
         quality: 0..100, linear in the rate points of the model. At most one of bpp, size and
             quality; without any, bpp is 0.1, or whatever it is with a model of a single rate.
-        model: A weight set of the registry.
+        model: A weight set of the registry, or the path of a weight file.
         steps: Denoising steps that the file asks its decoder for, 0..250; None is the model's.
         metadata: "none" (colours converted to sRGB), "icc", or "all" (ICC, EXIF and XMP).
         tune: Iterations to spend on what the file tells its decoder of this very image, with
@@ -192,7 +192,8 @@ def encode(
     height, width = picture.pixels.shape[:2]
     pixels = width * height
     watch.lap("read")
-    codec = families.load_codec(model, device, offline)
+    chosen = weights.choose(model)
+    codec = families.load_codec(chosen, device, offline)
     if tune < 0:
         raise InputError(f"tuning takes 0 iterations or more, not {tune}")
     if tune and not isinstance(codec, Describing):
@@ -201,7 +202,7 @@ def encode(
     analysis = codec.analyse(picture.pixels)
     watch.lap("analyse")
 
-    family = weights.find(model).family
+    family = chosen.family
     name, decoder = next(iter(codec.decoders.items()))
     if steps is not None and not decoder.min_steps <= steps <= decoder.max_steps:
         raise InputError(f"{name} takes {decoder.range}, not {steps}")
@@ -296,6 +297,7 @@ def decode(
     source: FileSource,
     decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
     *,
+    model: str | None = None,
     max_pixels: int = box.MAX_PIXELS,
     offline: bool = False,
     progress: Progress | None = None,
@@ -305,6 +307,8 @@ def decode(
     Args:
         source: A path, the file's bytes or an open file.
         decoding: The reader's choices.
+        model: A weight set or the path of a weight file, which must have the id that the file
+            names; None takes the first set of the registry that has it.
         max_pixels: Larger images are refused before memory is taken.
         offline: Never fetch weights.
         progress: Called after every denoising step.
@@ -317,7 +321,7 @@ def decode(
     header = file.header
     family = families.by_number(header.family)
     watch.lap("read")
-    model, walk = open_walk(file, family, offline)
+    chosen, walk = open_walk(file, family, offline, model)
     latents, _reader = read_latents(file, walk)
     alpha = file.chunk(ChunkType.ALPHA)
     picture = image.Picture(
@@ -329,7 +333,7 @@ def decode(
         xmp=_metadata(file, ChunkType.XMP, box.MAX_XMP_BYTES),
     )
     watch.lap("entropy")
-    codec = families.load_codec(model, decoding.device, offline)
+    codec = families.load_codec(chosen, decoding.device, offline)
     decoding = resolve(decoding, codec.decoders, header.steps)
     watch.lap("load")
     pixels = codec.synthesise(
@@ -340,7 +344,7 @@ def decode(
     assert decoding.decoder is not None
     return Decoded(
         picture=replace(picture, pixels=pixels),
-        model=model,
+        model=chosen.name,
         family=family,
         decoder=decoding.decoder,
         steps=decoding.steps,
@@ -354,10 +358,18 @@ def info(
     source: FileSource,
     *,
     verify: bool = False,
+    model: str | None = None,
     max_pixels: int = box.MAX_PIXELS,
     offline: bool = False,
 ) -> FileInfo:
     """Describe a compressed file; with verify, run its entropy decoder (no torch is needed).
+
+    Args:
+        source: A path, the file's bytes or an open file.
+        verify: Read every symbol.
+        model: As in decode, for verify.
+        max_pixels: Larger images are refused.
+        offline: Never fetch weights.
 
     Raises:
         CdcError: Any of its kinds, see cdcodec.errors.
@@ -383,9 +395,11 @@ def info(
     )
     if not verify:
         return described
-    _model, walk = open_walk(file, described.family, offline)
+    chosen, walk = open_walk(file, described.family, offline, model)
     _latents, reader = read_latents(file, walk)
-    return replace(described, symbols_sha256=reader.digest(), bits=dict(reader.bits))
+    return replace(
+        described, model=chosen.name, symbols_sha256=reader.digest(), bits=dict(reader.bits)
+    )
 
 
 def _model_of(model_id: bytes) -> str | None:
@@ -418,15 +432,25 @@ def read_bytes(source: FileSource) -> bytes:
     return data
 
 
-def open_walk(file: Container, family: str, offline: bool) -> tuple[str, Walk]:
-    """Return name and entropy-coded half of the weight set that a file names.
+def open_walk(
+    file: Container, family: str, offline: bool, model: str | None = None
+) -> tuple[weights.WeightSet, Walk]:
+    """Return the weight set that a file names, and its entropy-coded half.
+
+    Args:
+        file: The file.
+        family: Its family.
+        offline: Never fetch weights.
+        model: The weights to take, see weights.choose; None looks for them in the registry.
 
     Raises:
         BitstreamError: If the file hasn't the chunks of its family.
         WeightsError: If the weights can't be had.
     """
-    weight_set = weights.by_model_id(file.header.model_id)
+    weight_set = _weights_of(file.header.model_id) if model is None else weights.choose(model)
     if weight_set.family != family:
+        if model is not None:
+            raise _other_weights(model, file.header.model_id)
         raise BitstreamError(f"file is of family {family}, but its weights are {weight_set.name}")
     needed = families.FAMILIES[family].chunks
     for kind in SIDE:
@@ -435,7 +459,29 @@ def open_walk(file: Container, family: str, offline: bool) -> tuple[str, Walk]:
             raise BitstreamError(f"file has no {name} chunk, which {family} needs")
         if kind not in needed and file.chunk(kind) is not None:
             raise BitstreamError(f"file has a {name} chunk, which {family} has no use for")
-    return weight_set.name, families.load_walk(weight_set.name, offline)
+    walk = families.load_walk(weight_set, offline)
+    if model is not None and walk.model_id != file.header.model_id:
+        raise _other_weights(model, file.header.model_id)
+    return weight_set, walk
+
+
+def _weights_of(model_id: bytes) -> weights.WeightSet:
+    try:
+        return weights.by_model_id(model_id)
+    except WeightsError as error:
+        hint = "--model FILE.safetensors names weights of your own"
+        raise WeightsError(
+            error.message, hint=f"{hint}; {error.hint}" if error.hint else hint
+        ) from error
+
+
+def _other_weights(model: str, model_id: bytes) -> WeightsError:
+    """Return what to raise when a file wasn't made with the weights that the user names."""
+    known = _model_of(model_id)
+    return WeightsError(
+        f"the file was not made with {model}, but with weights of the id {model_id.hex()}",
+        hint=f"{known} has that id, and is found without --model" if known else None,
+    )
 
 
 def read_latents(file: Container, walk: Walk) -> tuple[Latents, Reader]:

@@ -28,7 +28,7 @@ def enhance(
     Args:
         source: A JPEG, WebP, AVIF, ...: a path, a file's bytes, an open file or a Pillow image.
         decoding: As in decode.
-        model: A weight set whose decoder can work on any picture.
+        model: A weight set, or the path of a weight file, whose decoder can work on any picture.
         description: What describe said of the original; empty if there is none.
         max_pixels: Larger images are refused.
         offline: Never fetch weights.
@@ -52,7 +52,7 @@ def enhance(
     return Decoded(
         picture=replace(picture, pixels=pixels),
         model=model,
-        family=weights.find(model).family,
+        family=weights.choose(model).family,
         decoder=decoding.decoder,
         steps=decoding.steps,
         seed=decoding.seed,
@@ -97,7 +97,7 @@ def describe(
 
 
 def _enhancer(model: str, device: str, offline: bool) -> Enhancing:
-    codec = families.load_codec(model, device, offline)
+    codec = families.load_codec(weights.choose(model), device, offline)
     if not isinstance(codec, Enhancing):
         raise InputError(f"{model} can't enhance pictures", hint=f"{DEFAULT_MODEL} can")
     return codec

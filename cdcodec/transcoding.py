@@ -63,6 +63,7 @@ def transcode(
     bpp: float | None = None,
     size: int | None = None,
     quality: float | None = None,
+    model: str | None = None,
     max_pixels: int = box.MAX_PIXELS,
     offline: bool = False,
 ) -> Transcoded:
@@ -76,6 +77,7 @@ def transcode(
         bpp: Bits per pixel of the whole file, not to be exceeded; met to 2 % if points allow.
         size: Bytes of the whole file, likewise.
         quality: 0..100, as of encode. Exactly one of bpp, size and quality.
+        model: As in decode.
         max_pixels: Larger images are refused before memory is taken.
         offline: Never fetch weights.
 
@@ -93,10 +95,10 @@ def transcode(
     header = file.header
     family = families.by_number(header.family)
     watch.lap("read")
-    model, walk = open_walk(file, family, offline)
+    chosen, walk = open_walk(file, family, offline, model)
     if not isinstance(walk, ScalableWalk):
         raise InputError(
-            f"files of {model} can't be made smaller without the original",
+            f"files of {chosen.name} can't be made smaller without the original",
             hint="those of the family palette can",
         )
     watch.lap("load")
@@ -129,7 +131,7 @@ def transcode(
         data=data if draft is None else draft.data,
         width=header.width,
         height=header.height,
-        model=model,
+        model=chosen.name,
         family=family,
         point=header.point if draft is None else draft.point,
         target_bpp=target_bpp,

@@ -254,6 +254,11 @@ output_option = click.option(
     type=PATH,
     help="File or directory to write; - is stdout.",
 )
+model_option = click.option(
+    "--model",
+    metavar="NAME|FILE",
+    help="Weights to read the file with, a name or a .safetensors file; default those it names.",
+)
 seed_option = click.option(
     "--seed",
     type=click.IntRange(0, 2**64 - 1),

@@ -60,6 +60,7 @@ def image_format(name: str | None, output: str | None) -> str:
     help="Diffusion steps; default what the file says. 0 decodes without diffusion.",
 )
 @click.option("--decoder", metavar="NAME", help="Which decoder of the family; default its first.")
+@console.model_option
 @console.seed_option
 @click.option(
     "--stochasticity",
@@ -83,6 +84,7 @@ def command(
     output: str | None,
     steps: int | None,
     decoder: str | None,
+    model: str | None,
     seed: int | None,
     stochasticity: float | None,
     guidance: float | None,
@@ -118,7 +120,9 @@ def command(
     chosen: dict[str, Any] = {name: v for name, v in choices.items() if v is not None}
     limits: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max_pixels}
     with talk.bar("decoding", unit="steps") as bar:
-        decoded = api.decode(opened, Decoding(device=device, **chosen), progress=bar, **limits)
+        decoded = api.decode(
+            opened, Decoding(device=device, **chosen), model=model, progress=bar, **limits
+        )
     deliver(talk, decoded, source, target, format)
 
 

@@ -31,9 +31,10 @@ def _complete_models(
 @console.target_options("; default 0.1")
 @click.option(
     "--model",
-    metavar="NAME",
+    metavar="NAME|FILE",
     shell_complete=_complete_models,
-    help="Weights to encode with (cdcodec weights list); default cdc-nano.",
+    help="Weights to encode with: a name (cdcodec weights list) or a .safetensors file that "
+    "`cdcodec train` wrote; default cdc-nano.",
 )
 @click.option(
     "--steps",

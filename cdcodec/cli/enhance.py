@@ -28,8 +28,8 @@ MAX_SYNTAX_FILE_BYTES = 64
 @console.seed_option
 @click.option(
     "--model",
-    metavar="NAME",
-    help="Weights to enhance with; default cgdm-nano.",
+    metavar="NAME|FILE",
+    help="Weights to enhance with, a name or a .safetensors file; default cgdm-nano.",
 )
 @click.option(
     "--reference",

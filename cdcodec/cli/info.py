@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Run the entropy decoder too, and print the sha256 of all symbols.",
 )
+@console.model_option
 @console.json_option
-def command(source: str, verify: bool, as_json: bool) -> None:
+def command(source: str, verify: bool, model: str | None, as_json: bool) -> None:
     """Describe the compressed file IN: its header, its chunks, and where the bytes went.
 
     The sha256 that --verify prints is the same on every machine.
@@ -31,7 +32,7 @@ def command(source: str, verify: bool, as_json: bool) -> None:
 
     from cdcodec import api
 
-    described = api.info(opened, verify=verify)
+    described = api.info(opened, verify=verify, model=model)
     if as_json:
         Talk(json=True).report(_report(source, described))
     else:

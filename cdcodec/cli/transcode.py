@@ -15,6 +15,7 @@ from cdcodec.cli.encode import deliver
 @click.argument("source", metavar="IN", type=PATH)
 @console.output_option
 @console.target_options()
+@console.model_option
 @console.max_pixels_option
 @console.overwrite_option
 @console.talk_options
@@ -24,6 +25,7 @@ def command(
     bpp: float | None,
     size: int | None,
     quality: float | None,
+    model: str | None,
     max_pixels: int | None,
     overwrite: bool,
     verbose: bool,
@@ -50,6 +52,6 @@ def command(
     from cdcodec.transcoding import transcode
 
     limits: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max_pixels}
-    made = transcode(opened, bpp=bpp, size=size, quality=quality, **limits)
+    made = transcode(opened, bpp=bpp, size=size, quality=quality, model=model, **limits)
     more = {"source_bytes": made.source_bytes, "source_point": made.source_point}
     deliver(talk, made, source, target, more)

@@ -29,7 +29,7 @@ def create(specification: str, device: str = "auto") -> Contender:
     if name in anchors.NAMES:
         return anchors.create(name, options)
     models = [s.name for s in weights.load_registry().values() if s.family in families.FAMILIES]
-    if name not in models:
+    if name not in models and not weights.is_path(name):
         known = [*models, *anchors.NAMES]
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"

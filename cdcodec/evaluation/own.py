@@ -33,7 +33,7 @@ class Model:
         """Prepare to use a weight set; its networks are loaded when they are needed.
 
         Args:
-            name: A weight set of the registry.
+            name: A weight set of the registry, or the path of a weight file.
             options: By their names on the command line, without dashes.
             device: Where the networks run.
 
@@ -42,6 +42,7 @@ class Model:
             WeightsError: If the weights can't be had.
         """
         self.name = name
+        self.weights = weights.choose(name)
         options = dict(options)
         if "steps" in options:
             self.steps = _steps(name, options.pop("steps"))
@@ -49,20 +50,19 @@ class Model:
         self.label = label(name, options)
         self.decoding = replace(_decoding(name, options), device=device)
         if self.decoding.decoder is not None:
-            known = families.load_codec(name, device).decoders
+            known = families.load_codec(self.weights, device).decoders
             if self.decoding.decoder not in known:
                 hint = f"it has {', '.join(known)}"
                 raise InputError(f"{name} has no decoder {self.decoding.decoder}", hint=hint)
-        model_id = families.load_walk(name).model_id.hex()
-        weight_set = weights.find(name)
-        base = weights.find(weight_set.base).files if weight_set.base else ()
-        files = "-".join(file.sha256[:8] for file in (*weight_set.files, *base))
+        model_id = families.load_walk(self.weights).model_id.hex()
+        base = weights.find(self.weights.base).files if self.weights.base else ()
+        files = "-".join(file.sha256[:8] for file in (*self.weights.files, *base))
         runs_on = f"torch {metadata.version('torch')}, {device}"
         self.version = f"cdcodec {__version__}, model id {model_id}, weights {files}, {runs_on}"
 
     def check_steps(self, steps: Sequence[int]) -> None:
         """Compare with what the decoder takes, for which the networks are loaded; see Contender."""
-        decoders = families.load_codec(self.name, self.decoding.device).decoders
+        decoders = families.load_codec(self.weights, self.decoding.device).decoders
         name = self.decoding.decoder or next(iter(decoders))
         fewest, most = decoders[name].min_steps, decoders[name].max_steps
         fitting = [number for number in steps if fewest <= number <= most]
@@ -78,7 +78,7 @@ class Model:
 
     def encode(self, pixels: Pixels, bpp: float) -> Compressed:
         """Compress a picture; see Contender."""
-        families.load_codec(self.name, self.decoding.device)  # once a process, so no row's cost
+        families.load_codec(self.weights, self.decoding.device)  # once a process, no row's cost
         encoded = api.encode(
             Image.fromarray(pixels),
             bpp=bpp,
@@ -90,8 +90,8 @@ class Model:
 
     def decode(self, data: bytes, steps: int | None) -> Restored:
         """Decode a file; see Contender."""
-        families.load_codec(self.name, self.decoding.device)
-        decoded = api.decode(data, replace(self.decoding, steps=steps))
+        families.load_codec(self.weights, self.decoding.device)
+        decoded = api.decode(data, replace(self.decoding, steps=steps), model=self.name)
         return Restored(decoded.picture.pixels, decoded.seconds)
 
 

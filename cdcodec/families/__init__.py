@@ -15,6 +15,7 @@ from cdcodec.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
     from cdcodec.codec import Codec, Walk
+    from cdcodec.weights import WeightSet
 
 
 @dataclass(frozen=True)
@@ -75,29 +76,42 @@ def open_walk(family: str, path: Path, base: str = "", offline: bool = False) ->
     return cast("Walk", _module(family).open_walk(path, *others))
 
 
-@lru_cache(maxsize=4)
-def load_walk(model: str, offline: bool = False) -> Walk:
+@lru_cache(maxsize=8)
+def load_walk(model: str | WeightSet, offline: bool = False) -> Walk:
     """Load the entropy-coded half of a weight set; no torch is imported.
+
+    Args:
+        model: A name of the registry, or what weights.choose returned.
+        offline: Never fetch weights.
 
     Raises:
         WeightsError: If the weights are unknown, missing or damaged.
     """
-    weight_set, paths = _find(model, offline)
-    return open_walk(weight_set.family, paths[0], weight_set.base, offline)
+    if isinstance(model, str):
+        return load_walk(weights.find(model), offline)
+    path, *_others = weights.resolve(model, offline=offline)
+    return open_walk(model.family, path, model.base, offline)
 
 
-@lru_cache(maxsize=4)
-def load_codec(model: str, device: str = "auto", offline: bool = False) -> Codec:
+@lru_cache(maxsize=8)
+def load_codec(model: str | WeightSet, device: str = "auto", offline: bool = False) -> Codec:
     """Load a weight set whole.
+
+    Args:
+        model: A name of the registry, or what weights.choose returned.
+        device: Where the networks run.
+        offline: Never fetch weights.
 
     Raises:
         WeightsError: If the weights are unknown, missing or damaged.
         InputError: If the device isn't there, or the set is only a part of others.
     """
-    weight_set, paths = _find(model, offline)
+    if isinstance(model, str):
+        return load_codec(weights.find(model), device, offline)
     walk = load_walk(model, offline)
-    others = (load_codec(weight_set.base, device, offline),) if weight_set.base else ()
-    return cast("Codec", _module(weight_set.family).open_codec(paths, walk, device, *others))
+    paths = weights.resolve(model, offline=offline)
+    others = (load_codec(model.base, device, offline),) if model.base else ()
+    return cast("Codec", _module(model.family).open_codec(paths, walk, device, *others))
 
 
 def training(family: str) -> ModuleType:
@@ -114,8 +128,3 @@ def _module(family: str) -> ModuleType:
     if family not in FAMILIES:
         raise UnsupportedError(f"family {family} needs a newer cdcodec")
     return import_module(FAMILIES[family].module)
-
-
-def _find(model: str, offline: bool) -> tuple[weights.WeightSet, list[Path]]:
-    weight_set = weights.find(model)
-    return weight_set, weights.resolve(model, offline=offline)

@@ -31,7 +31,7 @@ class Progress(Protocol):
 
 
 def resolve(
-    name: str,
+    name: str | WeightSet,
     *,
     offline: bool = False,
     registry: Registry | None = None,
@@ -41,7 +41,7 @@ def resolve(
     """Return the files of a weight set, verified; fetch those that are missing.
 
     Args:
-        name: The weight set.
+        name: The weight set, or its name.
         offline: Refuse to fetch. CDCODEC_OFFLINE in the environment does the same.
         registry: Where to look, instead of the installation's registry.
         progress: As for `fetch`.
@@ -50,12 +50,12 @@ def resolve(
     Raises:
         WeightsError: A file is missing and may not be fetched, damaged, or the user's to provide.
     """
-    weight_set = find(name, registry=registry)
+    weight_set = find(name, registry=registry) if isinstance(name, str) else name
     paths = [(file, _path(file)) for file in weight_set.files]
     if any(file.is_remote and not path.exists() for file, path in paths):
         if offline:
             raise _offline_error(weight_set)
-        return fetch(name, progress, registry=registry, opener=opener)
+        return fetch(weight_set.name, progress, registry=registry, opener=opener)
     return [_checked(weight_set, file, thorough=False) for file in weight_set.files]
 
 

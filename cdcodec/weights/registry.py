@@ -88,7 +88,7 @@ class WeightSet:
     """The weights of one model.
 
     Attributes:
-        name: What `--model` takes.
+        name: What `--model` takes: a plain name, or the path of a file, see `choose`.
         family: Which codec they are for; "perceptual" for the networks of training losses.
         preset: The family's architecture that they fit.
         licence: Terms of the weights, not of the code.
@@ -107,11 +107,12 @@ class WeightSet:
     source: str
     model_id: str
     files: tuple[WeightFile, ...]
-    measured: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict, hash=False)
     base: str = ""
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        if not self.is_file:
+            check_name(self.name)
         if self.base:
             check_name(self.base)
         if self.base == self.name:
@@ -123,6 +124,12 @@ class WeightSet:
                 raise WeightsError(f"measured {key} of {self.name} is not a number")
             if not math.isfinite(value):
                 raise WeightsError(f"measured {key} of {self.name} is not finite")
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is no registered set but a file of the user's, which its path names."""
+        own = bool(self.files) and self.files[0].is_own
+        return own and os.path.abspath(self.name) == self.files[0].location
 
     @property
     def bytes(self) -> int:
@@ -179,6 +186,7 @@ def register(path: Path, weight_set: WeightSet) -> None:
     Raises:
         WeightsError: The registry can't be read or written.
     """
+    check_name(weight_set.name)
     sets = load_registry(path) if path.exists() else {}
     sets[weight_set.name] = weight_set
     before = path.read_text(encoding="utf-8") if path.exists() else ""

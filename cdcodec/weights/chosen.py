@@ -1,0 +1,101 @@
+"""What `--model` may be: the name of a weight set, or the path of a weight file.
+
+A file stands in the place of the registered set that has the same networks: what such a set needs
+besides, a base or a prior, is that one's. So what `cdcodec train` has made codes at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from cdcodec.errors import WeightsError
+from cdcodec.weights.cache import resolve
+from cdcodec.weights.faults import reason
+from cdcodec.weights.hashes import sha256_of
+from cdcodec.weights.registry import WeightFile, WeightSet, find, load_registry
+
+SUFFIX = ".safetensors"
+"""Of weight files; a model of such a name, or with a folder in it, is a path."""
+
+
+def choose(model: str) -> WeightSet:
+    """Return the registered set of a name, or one made of the weight file at a path.
+
+    Raises:
+        WeightsError: There is neither, or the file is no weight file that codes.
+    """
+    registry = load_registry()
+    if model in registry or not is_path(model):
+        return find(model, registry=registry)
+    path = Path(model)
+    try:
+        length, digest = path.stat().st_size, sha256_of(path)
+    except OSError as error:
+        raise WeightsError(
+            f"cannot read the weight file {model}: {reason(error)}",
+            hint="--model takes a name that `cdcodec weights list` has, or the path of a file",
+        ) from error
+    family, description = _described(path)
+    kin = [each for each in registry.values() if each.family == family]
+    if kin and not any(each.model_id for each in kin):
+        raise WeightsError(f"{model} is a part of other weights and cannot code by itself")
+    place = _place(path, description, kin)
+    if place is None and "preset" not in description and _need_more(kin):
+        raise WeightsError(
+            f"{model} has networks of other sizes than {', '.join(each.name for each in kin)}",
+            hint=f"weights of {family} need others beside them, and which is known of these only",
+        )
+    return WeightSet(
+        name=model,
+        family=family,
+        preset=place.preset if place else str(description.get("preset", "")),
+        licence="that of the file",
+        source=f"the file {model}",
+        model_id="",
+        files=(
+            WeightFile(f"weights{SUFFIX}", digest, length, os.path.abspath(path)),
+            *(place.files[1:] if place else ()),
+        ),
+        base=place.base if place else "",
+    )
+
+
+def is_path(model: str) -> bool:
+    """Tell whether a model is meant to be a file, by its looks alone."""
+    return model.endswith(SUFFIX) or "/" in model or os.sep in model
+
+
+def _described(path: Path) -> tuple[str, dict[str, object]]:
+    """Return the family of a weight file, and all that it says of itself.
+
+    Raises:
+        WeightsError: It is no weight file of ours.
+    """
+    from cdcodec import weight_file  # numpy: commands that show names don't wait for it
+
+    try:
+        description = json.loads(weight_file.read_metadata(path))
+        return str(description["family"]), description
+    except (WeightsError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"{path} is not a weight file of cdcodec",
+            hint="`cdcodec train` and `cdcodec weights convert` write such files",
+        ) from error
+
+
+def _place(path: Path, description: dict[str, object], kin: list[WeightSet]) -> WeightSet | None:
+    """Return the first set whose networks are of the same sizes as the file's."""
+    for each in kin:
+        try:
+            first = resolve(each.name, offline=True)[0]
+        except WeightsError:  # not on this machine, or damaged
+            continue
+        if _described(first)[1] == description:
+            return each
+    return None
+
+
+def _need_more(kin: list[WeightSet]) -> bool:
+    return any(each.base or len(each.files) > 1 for each in kin)
