@@ -69,8 +69,10 @@ def _name(text: str) -> str:
     "codecs",
     multiple=True,
     metavar="NAME[:OPTION=VALUE,…]",
-    help="A weight set, or jpeg, webp, avif, jpeg2000, jxl, hevc, vvc; may be repeated. "
+    help="A weight set or file, or jpeg, webp, avif, jpeg2000, jxl, hevc, vvc; may be repeated. "
     "Of a weight set, steps=0/2/5 stands in for --steps. "
+    "NAME=cmd:'ENCODE {in} {out} {bpp}','DECODE {in} {out}' is any other codec: two commands, "
+    "pictures as PNG files. "
     "Default: the default model, jpeg, webp and avif.",
 )
 @click.option(
@@ -185,7 +187,12 @@ def command(
         raise InputError(f"{reference} is not among the codecs that are measured")
     if metrics is None:
         metrics, without_weights = every_metric.default_names()
-        notes += [f"{name} is left out: its weights are not here" for name in without_weights]
+        for metric in every_metric.known(without_weights):
+            notes.append(
+                f"{metric.name} is left out: its weights are not here; "
+                f"`cdcodec weights add {metric.weights} FILE` adds them, "
+                f"and `cdcodec weights show {metric.weights}` says from where"
+            )
     for note in notes:
         talk.note(note)
     whole = [metric.name for metric in every_metric.known(metrics) if metric.whole]

@@ -6,19 +6,24 @@ import difflib
 
 from cdcodec import families, weights
 from cdcodec.errors import InputError
-from cdcodec.evaluation import anchors
+from cdcodec.evaluation import anchors, commands
 from cdcodec.evaluation.contender import Contender
 from cdcodec.evaluation.own import Model
 
 
 def create(specification: str, device: str = "auto") -> Contender:
-    """Return the codec that NAME or NAME:OPTION=VALUE,OPTION=VALUE specifies.
+    """Return the codec that NAME or NAME:OPTION=VALUE,OPTION=VALUE specifies, or two commands.
 
     Raises:
         InputError: If there is no such codec or option; Unavailable, a kind of it, if it can't run
             here.
         WeightsError: If its weights can't be had.
     """
+    if commands.is_specified(specification):
+        own = commands.Commands(specification)
+        if own.label in (*anchors.NAMES, *weights.load_registry()):
+            raise InputError(f"{own.label} is the name of another codec", hint="choose another")
+        return own
     name, _, text = specification.partition(":")
     options: dict[str, str] = {}
     for part in text.split(",") if text else ():
@@ -33,5 +38,6 @@ def create(specification: str, device: str = "auto") -> Contender:
         known = [*models, *anchors.NAMES]
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        hint += f"; any other codec is {commands.HOW}"
         raise InputError(f"no codec is called {name}", hint=hint)
     return Model(name, options, device)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from cdcodec import image
 from cdcodec.codec import Pixels
-from cdcodec.errors import CdcError, OutOfReach
+from cdcodec.errors import CdcError, InputError, OutOfReach
 from cdcodec.evaluation import codecs, memory, metrics, rows
 from cdcodec.evaluation.contender import Compressed, Contender
 from cdcodec.evaluation.datasets import Source
@@ -140,6 +140,9 @@ def _decoded(job: Job, codec: Contender, row: Row) -> Row:
     try:
         with memory.peak() as used:
             restored = codec.decode(data, row.steps)
+        height, width = restored.pixels.shape[:2]
+        if (width, height) != (row.width, row.height):
+            raise InputError(f"the decoder gave {width}x{height} pixels, not those of the picture")
     except CdcError as error:
         return replace(row, status=rows.FAILED, note=_words(error))
     png = io.BytesIO()

@@ -59,6 +59,35 @@ class Recipe:
     objective_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+RECIPES = Path(__file__).parent / "recipes"
+"""The recipes of the bundled weights."""
+
+
+def find(name: str) -> Path:
+    """Return the file of a recipe: one at this path, or the bundled one of this name.
+
+    Raises:
+        InputError: There is neither; the hint has the nearest name, and all.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    bundled = {path.stem: path for path in sorted(RECIPES.glob("*.toml"))}
+    wanted = Path(name).name.removesuffix(".toml")
+    if name in (wanted, f"{wanted}.toml") and wanted in bundled:
+        return bundled[wanted]
+    near = difflib.get_close_matches(wanted, bundled, 1, cutoff=0.5)
+    meant = f"did you mean {near[0]}? " if near else ""
+    raise InputError(
+        f"there is no recipe {name}, neither as a file nor by that name",
+        hint=f"{meant}the recipes that come with cdcodec are {', '.join(bundled)}",
+    )
+
+
+def is_bundled(path: Path) -> bool:
+    """Tell whether a recipe came with the package: the paths in it lead nowhere."""
+    return path.resolve().parent == RECIPES.resolve()
+
+
 def load(path: Path) -> Recipe:
     """Read a recipe.
 

@@ -24,22 +24,44 @@ def find(pattern: str, smallest: int) -> list[np.ndarray]:
         smallest: Photographs with a shorter side below this many pixels are left out.
 
     Raises:
-        InputError: If no photograph is left.
+        InputError: If there is no such folder, no photograph in it, or none that is large enough,
+            or if one can't be read.
     """
     folder = Path(pattern)
-    names = sorted(folder.iterdir()) if folder.is_dir() else [Path(n) for n in glob.glob(pattern)]
-    names = [name for name in names if name.suffix.lower() in SUFFIXES]
+    found = sorted(folder.iterdir()) if folder.is_dir() else [Path(n) for n in glob.glob(pattern)]
+    names = [name for name in found if name.suffix.lower() in SUFFIXES]
+    if not names:
+        raise _nothing(pattern, found)
     with ThreadPoolExecutor() as pool:
         images = list(pool.map(_decode, names))
     images = [image for image in images if min(image.shape[:2]) >= smallest]
     if not images:
-        raise InputError(f"no photographs of at least {smallest} pixels a side in {pattern}")
+        raise InputError(
+            f"all {len(names)} photographs of {pattern} are too small",
+            hint=f"the recipe's crop takes {smallest} pixels on each side",
+        )
     return images
 
 
+def _nothing(pattern: str, found: list[Path]) -> InputError:
+    """Return what to raise where there are no photographs."""
+    kinds = "photographs are PNG, JPEG or WebP files"
+    if found or Path(pattern).is_dir():
+        deeper = any(path.is_dir() for path in found)
+        below = f"; those of folders in it are named by {Path(pattern) / '*' / '*'}"
+        hint = kinds + (below if deeper else "")
+        return InputError(f"there are no photographs in {pattern}", hint=hint)
+    if glob.has_magic(pattern):
+        return InputError(f"there is no file {pattern}", hint=kinds)
+    return InputError(f"there is no folder {pattern}")
+
+
 def _decode(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"cannot read the photograph {path}: {error}") from error
 
 
 class Crops:

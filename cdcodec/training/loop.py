@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -18,9 +19,36 @@ from cdcodec.nn.device import pick
 from cdcodec.training import checkpoint, config, data
 
 CHECKPOINT_SECONDS = 300
-REPORT_STEPS = 50
+REPORT_SECONDS = 10
+"""Between reports; one step more, and nobody need wonder whether anything happens."""
+
+PERCEPTUAL = {"lpips": "lpips-squeeze", "vgg16": "vgg16"}
+"""Options that name a weight file, and the sets that stand in where there is no such file."""
 
 Report = Callable[[dict[str, float]], None]
+"""Called with mean figures since the last time: "loss" and what else an objective has, and with
+"step" of "steps", "seconds" that were spent, "left" (seconds), and the part that is "done"."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run came to.
+
+    Attributes:
+        path: The exported weight file.
+        family: Of its networks.
+        step: Updates that were made, in all.
+        steps: Updates of the recipe.
+        seconds: What the rest of them would take; 0 if there is none.
+        from_nothing: Whether the run began with random networks.
+    """
+
+    path: Path
+    family: str
+    step: int
+    steps: int
+    seconds: float
+    from_nothing: bool
 
 
 class Objective(Protocol):
@@ -64,8 +92,9 @@ def train(
     resume: bool = False,
     minutes: float | None = None,
     device: str = "auto",
+    photographs: str | None = None,
     report: Report = lambda figures: None,
-) -> Path:
+) -> Trained:
     """Train by a recipe and export the result.
 
     Args:
@@ -75,10 +104,8 @@ def train(
         minutes: Stop cleanly after this time; the learning rate falls towards it. What a resumed
             run has spent before does not count.
         device: See nn.device.pick.
-        report: Called now and then with mean figures.
-
-    Returns:
-        The exported weight file.
+        photographs: Folder or glob, instead of the recipe's `data`; relative to where we are.
+        report: See Report.
 
     Raises:
         InputError: If recipe, data or checkpoint can't be used.
@@ -88,8 +115,13 @@ def train(
         raise InputError(f"{run_dir} holds a run already", hint="--resume goes on with it")
     where = pick(device)
     folder = recipe_path.parent
-    photographs = data.find(str(folder / recipe.data), recipe.crop)
-    crops = data.Crops(photographs, recipe.crop, recipe.seed)
+    if photographs is None and config.is_bundled(recipe_path):
+        raise InputError(
+            f"the recipe {recipe_path.stem} comes without photographs",
+            hint="--data FOLDER says where yours are",
+        )
+    pattern = str(folder / recipe.data) if photographs is None else photographs
+    crops = data.Crops(data.find(pattern, recipe.crop), recipe.crop, recipe.seed)
 
     def batches() -> Tensor:
         return crops.batch(recipe.batch).to(where, memory_format=torch.channels_last)
@@ -105,20 +137,28 @@ def train(
     generator = torch.Generator(where).manual_seed(recipe.seed + run.progress.step)
     pace = _Pace(recipe, minutes, run.progress)
     figures = _Means()
-    saved = time.monotonic()
+    saved = reported = time.monotonic()
     while not pace.finished():
         figures.add(run.step(lambda: objective.loss(batches, generator), pace.learning_rate()))
         run.progress.seconds = pace.seconds()
-        if run.progress.step % REPORT_STEPS == 0:
-            place = {"step": run.progress.step, "seconds": pace.seconds(), "done": pace.done()}
-            report(place | figures.take())
+        first = run.progress.step == pace.first_step + 1
+        if first or pace.finished() or time.monotonic() - reported > REPORT_SECONDS:
+            report(pace.place() | figures.take())
+            reported = time.monotonic()
         if time.monotonic() - saved > CHECKPOINT_SECONDS:
             checkpoint.store(run_dir, run.progress, run.kept, run.optimizer, run.trained)
             saved = time.monotonic()
     checkpoint.store(run_dir, run.progress, run.kept, run.optimizer, run.trained)
     path = run_dir / f"{recipe.model}.safetensors"
     family.write(run.average.cpu(), path)
-    return path
+    return Trained(
+        path=path,
+        family=weights.find(recipe.model).family,
+        step=run.progress.step,
+        steps=recipe.steps,
+        seconds=pace.seconds_of(recipe.steps - run.progress.step),
+        from_nothing=recipe.init == "random",
+    )
 
 
 class _Run:
@@ -152,7 +192,7 @@ class _Run:
             torch._foreach_lerp_(
                 list(self.average.parameters()), list(self.network.parameters()), 1 - decay
             )
-        return {**figures, "gradient": norm.item()}
+        return {"loss": loss.item(), **figures, "gradient": norm.item()}
 
 
 class _Pace:
@@ -176,6 +216,24 @@ class _Pace:
         """Part of the run that is behind us, 0..1 and beyond."""
         by_time = (time.monotonic() - self.begun) / (60 * self.minutes) if self.minutes else 0.0
         return max(self.progress.step / self.recipe.steps, by_time)
+
+    def seconds_of(self, steps: int) -> float:
+        """Return about how long so many steps take, by those of this run."""
+        made = self.progress.step - self.first_step
+        return max(steps, 0) * (time.monotonic() - self.begun) / made if made else 0.0
+
+    def place(self) -> dict[str, float]:
+        """Return where the run is, see Report."""
+        left = self.seconds_of(self.recipe.steps - self.progress.step)
+        if self.minutes:
+            left = min(left, max(0.0, 60 * self.minutes - (time.monotonic() - self.begun)))
+        return {
+            "step": self.progress.step,
+            "steps": self.recipe.steps,
+            "seconds": self.seconds(),
+            "left": left,
+            "done": self.done(),
+        }
 
     def finished(self) -> bool:
         """Tell whether updates or time are used up."""
@@ -232,13 +290,15 @@ def make_objective(
 
     Raises:
         InputError: If it, or one of its options, is unknown.
+        WeightsError: If it needs the weights of a perceptual loss, which aren't here.
     """
     if recipe.objective not in family.OBJECTIVES:
         known = ", ".join(family.OBJECTIVES)
         raise InputError(f"unknown objective {recipe.objective}, not one of {known}")
     kind, options = family.OBJECTIVES[recipe.objective]
     table = dict(recipe.objective_options)
-    for file in ("lpips", "vgg16"):
-        if file in table:
-            table[file] = str(folder / table[file])
+    for file, known in PERCEPTUAL.items():
+        if table.get(file):
+            own = folder / table[file]
+            table[file] = str(own if own.exists() else weights.resolve(known)[0])
     return kind(network, config.fill(options, table, f"options of {recipe.objective}"))
