@@ -38,6 +38,17 @@ def read_metadata(path: Path) -> str:
         return str((file.metadata() or {}).get(METADATA_KEY, ""))
 
 
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a network's arrays, without those that decide bits.
+
+    Raises:
+        WeightsError: If the file can't be read.
+    """
+    with _opened(path, "numpy") as file:
+        names = [name for name in file.keys() if not name.startswith(EXACT_PREFIX)]  # noqa: SIM118
+        return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+
+
 def read_exact(path: Path) -> dict[str, NDArray[Any]]:
     """Return the arrays that decide bits, by their whole names.
 

@@ -244,7 +244,7 @@ def test_input_and_output_cannot_be_the_same_file(
         (["encode", "photo.png", "-o", "no/x.cdc"], "cannot write no/x.cdc: there is no folder no"),
         (["encode", "photo.png", "-o", "no/"], "there is no folder no/"),
         (["encode", "photo.png", "-o", ""], "the name of the output is empty"),
-        (["train", "no.toml"], "cannot read no.toml: no such file"),
+        (["train", "no.toml"], "there is no recipe no.toml, neither as a file nor by that name"),
     ],
 )
 def test_files_that_cannot_be_used_are_one_line_and_exit_3(
@@ -939,28 +939,30 @@ def test_train_passes_its_choices_on_and_prints_the_result(
     from cdcodec.training import loop
 
     calls = []
+    figures = {"step": 50, "steps": 50, "loss": 0.125, "psnr": 21.5, "left": 0}
 
-    def train(recipe: Path, run_dir: Path, *, report: Any, **options: Any) -> Path:
+    def train(recipe: Path, run_dir: Path, *, report: Any, **options: Any) -> loop.Trained:
         calls.append((recipe, run_dir, options))
-        report({"step": 50, "loss": 0.125})
-        return run_dir / "model.safetensors"
+        report(figures)
+        path = run_dir / "model.safetensors"
+        return loop.Trained(path, False, step=50, steps=50, seconds_to_go=0.0, from_nothing=True)
 
     monkeypatch.setattr(loop, "train", train)
     Path("nano.toml").write_text("", encoding="utf-8")
-    options = ["--resume", "--minutes", "2.5", "--device", "cpu"]
+    options = ["--resume", "--minutes", "2.5", "--device", "cpu", "--data", "photos"]
     assert main(["train", "nano.toml", *options]) == 0
     captured = capsys.readouterr()
     assert captured.out.strip() == str(Path("runs", "nano", "model.safetensors"))
-    assert captured.err == "step 50  loss 0.125\n"
+    assert captured.err == "step 50 of 50, loss 0.125, 0 s left (psnr 21.5)\n"
     assert calls == [
         (
             Path("nano.toml"),
             Path("runs", "nano"),
-            {"resume": True, "minutes": 2.5, "device": "cpu"},
+            {"resume": True, "minutes": 2.5, "device": "cpu", "photographs": "photos"},
         )
     ]
     assert main(["train", "nano.toml", "-o", "there", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["measured"] == {"step": 50, "loss": 0.125}
+    assert json.loads(capsys.readouterr().out)["measured"] == figures
 
 
 # ---- processes

@@ -119,10 +119,10 @@ def command(
     }
     chosen: dict[str, Any] = {name: v for name, v in choices.items() if v is not None}
     limits: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max_pixels}
+    if model is not None:
+        limits["model"] = model
     with talk.bar("decoding", unit="steps") as bar:
-        decoded = api.decode(
-            opened, Decoding(device=device, **chosen), model=model, progress=bar, **limits
-        )
+        decoded = api.decode(opened, Decoding(device=device, **chosen), progress=bar, **limits)
     deliver(talk, decoded, source, target, format)
 
 

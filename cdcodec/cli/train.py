@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,9 +12,22 @@ from cdcodec.cli import console, files
 from cdcodec.cli.console import PATH, Number, Talk
 from cdcodec.errors import InputError
 
+if TYPE_CHECKING:
+    from cdcodec.training.loop import Trained
+
+_PLACE = ("step", "steps", "seconds", "left", "done", "loss")
+"""Figures of a report that have a place of their own in its line."""
+
 
 @click.command(short_help="Train a model by a recipe.")
-@click.argument("recipe", metavar="RECIPE.toml", type=PATH)
+@click.argument("recipe", metavar="RECIPE", type=PATH)
+@click.option(
+    "--data",
+    "photographs",
+    metavar="FOLDER",
+    type=PATH,
+    help="Folder or glob of photographs; default what the recipe says.",
+)
 @click.option(
     "-o",
     "--output",
@@ -31,6 +46,7 @@ from cdcodec.errors import InputError
 @console.talk_options
 def command(
     recipe: str,
+    photographs: str | None,
     output: str | None,
     resume: bool,
     minutes: float | None,
@@ -39,15 +55,20 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Train by the recipe RECIPE.toml, and print the path of what came out of it.
+    """Train by a recipe, and print the path of the weight file that came out of it.
 
-    Progress goes to stderr.
+    RECIPE is a TOML file, or the name of a recipe that comes with cdcodec, such as cdc-nano-base;
+    such a one needs --data. `encode`, `decode` and `eval` take the weight file as --model.
+
+    Progress goes to stderr: a line every few seconds, with the loss and the time that is left.
     """
     talk = Talk(quiet, verbose, as_json)
     if recipe == files.STANDARD:
         raise InputError("a recipe must be a file")
-    files.source(recipe)
-    run_dir = Path("runs", Path(recipe).stem) if output is None else Path(output)
+    from cdcodec.training import config
+
+    path = config.find(recipe)
+    run_dir = Path("runs", path.stem) if output is None else Path(output)
     if run_dir.exists() and not run_dir.is_dir():
         raise InputError(f"{run_dir} is not a folder")
 
@@ -57,12 +78,64 @@ def command(
 
     def report(measured: dict[str, float]) -> None:
         latest.update(measured)
-        talk.say("  ".join(f"{name} {value:g}" for name, value in measured.items()))
+        talk.say(progress_line(measured))
 
-    result = loop.train(
-        Path(recipe), run_dir, resume=resume, minutes=minutes, device=device, report=report
+    trained = loop.train(
+        path,
+        run_dir,
+        resume=resume,
+        minutes=minutes,
+        device=device,
+        photographs=photographs,
+        report=report,
     )
+    if worth := what_it_is_worth(trained):
+        talk.note(worth)
+    if trained.codes:
+        made = shlex.quote(str(trained.path))
+        talk.say(
+            f"to use it: cdcodec encode PHOTO --model {made}, and decode with the same --model"
+        )
     if as_json:
-        talk.report({"recipe": recipe, "output": str(result), "measured": latest})
+        talk.report({"recipe": recipe, "output": str(trained.path), "measured": latest})
     else:
-        click.echo(click.format_filename(result))
+        click.echo(click.format_filename(trained.path))
+
+
+def progress_line(measured: dict[str, float]) -> str:
+    """Return what to say of a report, see training.loop.Report."""
+    line = (
+        f"step {measured['step']:,.0f} of {measured['steps']:,.0f}, loss {measured['loss']:.4g}, "
+        f"{duration(measured['left'])} left"
+    )
+    others = [f"{name} {value:.4g}" for name, value in measured.items() if name not in _PLACE]
+    return f"{line} ({', '.join(others)})" if others else line
+
+
+def what_it_is_worth(trained: Trained) -> str | None:
+    """Return an honest word on weights whose run ended before its recipe did."""
+    if trained.step >= trained.steps:
+        return None
+    part = 100 * trained.step / trained.steps
+    begun = "random weights" if trained.from_nothing else "trained weights"
+    worth = (
+        "pictures are poor yet and say nothing of what the recipe gives"
+        if trained.from_nothing
+        else "pictures are nearly those of the weights that it began with"
+    )
+    if part >= 10:
+        worth = "pictures are worse than the whole recipe makes them"
+    return (
+        f"{trained.step:,} of {trained.steps:,} steps are {part:.2g} % of the recipe, which began "
+        f"with {begun}: {worth}; the rest takes about {duration(trained.seconds_to_go)} here, "
+        "and --resume goes on"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words, rounded as one would say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -61,7 +61,7 @@ class Lpips(nn.Module):
         Raises:
             WeightsError: If the file isn't there or isn't this network's.
         """
-        hint = "cdcodec weights show lpips-squeeze says where they come from"
+        hint = "cdcodec weights add lpips-squeeze FILE adds them; show says from where"
         stored = read(path, "the perceptual loss", hint=hint)
         tensors = {}
         for name, tensor in stored.items():

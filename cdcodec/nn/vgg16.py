@@ -61,7 +61,7 @@ class Vgg16(nn.Module):
         Raises:
             WeightsError: If the file isn't there or isn't this network's.
         """
-        hint = "cdcodec weights show vgg16 says where they come from"
+        hint = "cdcodec weights add vgg16 FILE adds them; show vgg16 says from where"
         stored = read(path, "VGG-16", hint=hint)
         tensors = {n: tensor for n, tensor in stored.items() if not n.startswith(_CLASSIFIER)}
         return frozen(cls(), tensors, path, "VGG-16")

@@ -37,7 +37,7 @@ def find(pattern: str, smallest: int) -> list[np.ndarray]:
     images = [image for image in images if min(image.shape[:2]) >= smallest]
     if not images:
         raise InputError(
-            f"all {len(names)} photographs of {pattern} are too small",
+            f"no photograph in {pattern} is large enough, of {len(names)} there",
             hint=f"the recipe's crop takes {smallest} pixels on each side",
         )
     return images

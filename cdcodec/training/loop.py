@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cdcodec import families, weights
-from cdcodec.errors import InputError
+from cdcodec.errors import InputError, WeightsError
 from cdcodec.nn.device import pick
 from cdcodec.training import checkpoint, config, data
 
@@ -36,18 +36,18 @@ class Trained:
 
     Attributes:
         path: The exported weight file.
-        family: Of its networks.
+        codes: Whether it is a model by itself, and not a part of others.
         step: Updates that were made, in all.
         steps: Updates of the recipe.
-        seconds: What the rest of them would take; 0 if there is none.
+        seconds_to_go: What the rest of them would take; 0 if there is none.
         from_nothing: Whether the run began with random networks.
     """
 
     path: Path
-    family: str
+    codes: bool
     step: int
     steps: int
-    seconds: float
+    seconds_to_go: float
     from_nothing: bool
 
 
@@ -153,10 +153,10 @@ def train(
     family.write(run.average.cpu(), path)
     return Trained(
         path=path,
-        family=weights.find(recipe.model).family,
+        codes=weights.find(recipe.model).family in families.FAMILIES,
         step=run.progress.step,
         steps=recipe.steps,
-        seconds=pace.seconds_of(recipe.steps - run.progress.step),
+        seconds_to_go=pace.seconds_of(recipe.steps - run.progress.step),
         from_nothing=recipe.init == "random",
     )
 
@@ -300,5 +300,13 @@ def make_objective(
     for file, known in PERCEPTUAL.items():
         if table.get(file):
             own = folder / table[file]
-            table[file] = str(own if own.exists() else weights.resolve(known)[0])
+            table[file] = str(own if own.exists() else _added(known) or own)
     return kind(network, config.fill(options, table, f"options of {recipe.objective}"))
+
+
+def _added(name: str) -> Path | None:
+    """Return the file of a weight set, if the user has added it."""
+    try:
+        return weights.resolve(name)[0]
+    except WeightsError:
+        return None

@@ -41,7 +41,7 @@ def choose(model: str) -> WeightSet:
     kin = [each for each in registry.values() if each.family == family]
     if kin and not any(each.model_id for each in kin):
         raise WeightsError(f"{model} is a part of other weights and cannot code by itself")
-    place = _place(path, description, kin)
+    place = _place(path, kin)
     if place is None and "preset" not in description and _need_more(kin):
         raise WeightsError(
             f"{model} has networks of other sizes than {', '.join(each.name for each in kin)}",
@@ -85,14 +85,17 @@ def _described(path: Path) -> tuple[str, dict[str, object]]:
         ) from error
 
 
-def _place(path: Path, description: dict[str, object], kin: list[WeightSet]) -> WeightSet | None:
+def _place(path: Path, kin: list[WeightSet]) -> WeightSet | None:
     """Return the first set whose networks are of the same sizes as the file's."""
+    from cdcodec import weight_file
+
+    shapes = weight_file.read_shapes(path)
     for each in kin:
         try:
             first = resolve(each.name, offline=True)[0]
         except WeightsError:  # not on this machine, or damaged
             continue
-        if _described(first)[1] == description:
+        if weight_file.read_shapes(first) == shapes:
             return each
     return None
 
