@@ -204,6 +204,43 @@ def test_converting_twice_gives_the_same_file(converted: Converted) -> None:
     assert convert.weight_file(tensors) == converted.file.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "steps"),
+    [
+        ("rdeic_2_step2.ckpt", [], 2),
+        ("rdeic_0.1_step5.ckpt", [], 5),
+        ("mine.ckpt", [], 5),
+        ("mine.ckpt", ["--steps", "2"], 2),
+        ("rdeic_2_step2.ckpt", ["--steps", "3"], 3),
+    ],
+)
+def test_a_checkpoint_is_decoded_with_the_steps_that_it_is_made_for(
+    name: str, options: list[str], steps: int, prior: Path, photograph: Image.Image, tmp_path: Path
+) -> None:
+    sizes = import_module("cdcodec.families.rdeic.paper_network").TINY_SIZES
+    network = random_sd.seeded(lambda: tiny_network("rdeic"))
+    checkpoint = tmp_path / name
+    torch.save({"state_dict": authors_tensors("rdeic", network)}, checkpoint)
+    with pytest.MonkeyPatch.context() as patch:
+        small = functools.partial(rdeic_convert.weight_file, sizes=sizes)
+        patch.setattr(rdeic_convert, "weight_file", small)
+        command = ["weights", "convert", str(checkpoint), "--name", "of-steps", "--family", "rdeic"]
+        assert main([*command, "-o", str(tmp_path), "--overwrite", *options]) == 0
+    file = api.encode(
+        photograph, model=str(tmp_path / "of-steps.safetensors"), device="cpu", offline=True
+    )
+    assert api.info(file.data).steps == steps
+
+
+def test_steps_are_refused_where_a_checkpoint_is_for_any_number(
+    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.ckpt").touch()
+    command = ["weights", "convert", str(tmp_path / "a.ckpt"), "--name", "any", "--steps", "2"]
+    assert main([*command, "--family", "diffeic"]) == 3
+    assert "checkpoints of diffeic are for any number of steps" in capsys.readouterr().err
+
+
 def test_a_checkpoint_with_another_control_network_is_refused(converted: Converted) -> None:
     convert = CONVERT[converted.family]
     tensors = convert.read_checkpoint(converted.checkpoint)
@@ -239,7 +276,7 @@ def test_the_family_of_unknown_weights_is_asked_for(
 ) -> None:
     monkeypatch.setenv("CDCODEC_CACHE", str(tmp_path))
     data = converted.file.read_bytes()
-    monkeypatch.setattr(CONVERT[converted.family], "weight_file", lambda tensors: data)
+    monkeypatch.setattr(CONVERT[converted.family], "weight_file", lambda tensors, **steps: data)
     command = ["weights", "convert", str(converted.checkpoint), "--name", "mine"]
     assert main(command) == 6
     assert "checkpoint of this CDC model" in capsys.readouterr().err

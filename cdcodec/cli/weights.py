@@ -210,6 +210,12 @@ def _prompt(name: str, folder: Path) -> list[Path]:
     metavar="FAMILY",
     help="Family of the checkpoint; default that of the weights NAME if there are any, else cdc.",
 )
+@click.option(
+    "--steps",
+    type=click.IntRange(1, 250),
+    metavar="N",
+    help="Steps that an RDEIC checkpoint is made for; default what its name says (…step2), else 5.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace weights that were converted as NAME.")
 @console.talk_options
 def convert(
@@ -217,6 +223,7 @@ def convert(
     name: str,
     output: str | None,
     family: str | None,
+    steps: int | None,
     overwrite: bool,
     verbose: bool,
     quiet: bool,
@@ -237,9 +244,14 @@ def convert(
     files.source(source)
     family = family or _family_of(name)
     converter = _converter(family)
+    made_for: dict[str, int | None] = {}
+    if hasattr(converter, "steps_of"):
+        made_for["steps"] = steps or converter.steps_of(Path(source).name)
+    elif steps is not None:
+        raise InputError(f"checkpoints of {family} are for any number of steps: leave --steps out")
     target = files.target(source, _own_file(name, output, overwrite), "", overwrite=overwrite)
     with talk.bar("converting"):
-        data = converter.weight_file(converter.read_checkpoint(Path(source)))
+        data = converter.weight_file(converter.read_checkpoint(Path(source)), **made_for)
     with target.open() as fp:
         fp.write(data)
     path = Path(os.path.abspath(target.name))
@@ -293,7 +305,8 @@ def _family_of(name: str) -> str:
 def _converter(family: str) -> Any:
     """Import the module `convert` of a family: read_checkpoint(path), weight_file(tensors).
 
-    If all checkpoints have the same licence, it says so as LICENCE.
+    If all checkpoints have the same licence, it says so as LICENCE. If each is made for a number of
+    steps, it has steps_of(name of the checkpoint), and weight_file takes `steps`.
     """
     from cdcodec.families import FAMILIES
 

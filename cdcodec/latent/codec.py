@@ -82,7 +82,7 @@ class LatentCodec(ABC):
         texture: See TEXTURE; 1 goes all the way.
     """
 
-    decoders: ClassVar[Mapping[str, DecoderInfo]]
+    decoders: Mapping[str, DecoderInfo]
     texture: ClassVar[float] = TEXTURE
 
     def __init__(

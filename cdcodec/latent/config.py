@@ -83,10 +83,19 @@ def describe(family: str, config: LatentConfig) -> str:
     return json.dumps(table, sort_keys=True)
 
 
-def describe_paper(family: str, parts: Mapping[str, DataclassInstance]) -> str:
-    """Return a weight file's metadata at the paper's scale, of the sizes of parts by name."""
-    sizes = {name: dataclasses.asdict(part) for name, part in parts.items()}
-    return json.dumps({"family": family, "preset": PAPER, **sizes}, sort_keys=True)
+def describe_paper(
+    family: str, parts: Mapping[str, DataclassInstance], steps: int | None = None
+) -> str:
+    """Return a weight file's metadata at the paper's scale.
+
+    Args:
+        family: Its family.
+        parts: Sizes by name.
+        steps: Steps that the networks were trained for, if for a certain number.
+    """
+    table = {name: dataclasses.asdict(part) for name, part in parts.items()}
+    made_for = {} if steps is None else {"steps": steps}
+    return json.dumps({"family": family, "preset": PAPER, **made_for, **table}, sort_keys=True)
 
 
 def preset_of(metadata: str, family: str) -> str | None:

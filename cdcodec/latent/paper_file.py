@@ -7,6 +7,7 @@ integer networks that decide bits, see `paper_export`. Stable Diffusion is anoth
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cdcodec import weight_file
+from cdcodec.errors import WeightsError
 from cdcodec.latent.config import describe_paper, parse
 from cdcodec.latent.paper_network import PaperNetwork, PaperSizes
 from cdcodec.nn.stable_diffusion_config import ControlConfig, SdConfig
@@ -39,15 +41,27 @@ def assemble(
     return network
 
 
-def pack(network: PaperNetwork[Any], family: str) -> bytes:
-    """Return the weight file of a network.
+def pack(network: PaperNetwork[Any], family: str, steps: int | None = None) -> bytes:
+    """Return the weight file of a network, made for a certain number of steps or for any.
 
     Raises:
         WeightsError: If weights are too large to be exact.
     """
     tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-    description = describe_paper(family, network.parts)
+    description = describe_paper(family, network.parts, steps)
     return weight_file.pack({**tensors, **network.walk().arrays()}, description)
+
+
+def steps_of(path: Path) -> int | None:
+    """Return the steps that the networks of a weight file were trained for, if it says.
+
+    Raises:
+        WeightsError: If the file can't be read, or says what can't be.
+    """
+    steps = json.loads(weight_file.read_metadata(path)).get("steps")
+    if steps is not None and (type(steps) is not int or steps < 1):
+        raise WeightsError(f"weights {path.name} are for {steps} steps, which can't be")
+    return steps
 
 
 def read(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from cdcodec.latent.codec import Draw, LatentCodec
 class DiffeicCodec(LatentCodec):
     """See LatentCodec."""
 
-    decoders: ClassVar = {
+    decoders: Mapping[str, DecoderInfo] = {
         "ddpm": DecoderInfo("fresh noise in every step (paper 003, spaced DDPM)", 20, 1.0, 0, 1000),
         "ddim": DecoderInfo("deterministic steps from noise", 20, 1.0, 0, 1000),
         "direct": DecoderInfo("content variables, without diffusion", 0, 0.0, 0, 0),

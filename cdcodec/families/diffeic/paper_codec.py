@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
+from cdcodec.codec import DecoderInfo
 from cdcodec.families.diffeic import paper_network
 from cdcodec.families.diffeic.codec import DiffeicCodec
 from cdcodec.latent import paper_codec
@@ -18,7 +19,7 @@ STEPS = 50
 class PaperDiffeicCodec(paper_codec.PaperCodec, DiffeicCodec):
     """See latent.paper_codec."""
 
-    decoders: ClassVar = {
+    decoders: Mapping[str, DecoderInfo] = {
         name: replace(info, steps=STEPS) if info.steps else info
         for name, info in DiffeicCodec.decoders.items()
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -16,9 +16,9 @@ from cdcodec.latent.codec import Draw, LatentCodec
 class RdeicCodec(LatentCodec):
     """See LatentCodec. More than two steps bring the small presets nothing."""
 
-    decoders: ClassVar = {
+    decoders: Mapping[str, DecoderInfo] = {
         "relay": DecoderInfo(
-            "from content variables with a little noise (paper 002, eq. 2-6)",
+            "from content variables with a little noise (paper 002, eq. 2), by DDPM steps",
             steps=2,
             stochasticity=1.0,
             min_steps=0,

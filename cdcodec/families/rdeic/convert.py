@@ -18,7 +18,7 @@ from cdcodec.latent import convert, paper_file
 from cdcodec.latent.convert import read_checkpoint
 from cdcodec.latent.paper_network import PaperSizes
 
-__all__ = ["checkpoint_name", "read_checkpoint", "split_checkpoint", "weight_file"]
+__all__ = ["checkpoint_name", "read_checkpoint", "split_checkpoint", "steps_of", "weight_file"]
 
 _NAMES = [  # our name → the authors': substitutions made one after the other
     (r"^context\.slices\.(\d)\.channel\.", r"channel_context.\1.fushion."),
@@ -67,8 +67,23 @@ def split_checkpoint(
     )
 
 
-def weight_file(tensors: Mapping[str, Tensor], sizes: PaperSizes[PaperConfig] = SIZES) -> bytes:
+def steps_of(name: str) -> int | None:
+    """Return the steps that a checkpoint is made for, as its name says: rdeic_2_step2.ckpt."""
+    found = re.search(r"step[_-]?([1-9]\d{0,2})(?!\d)", name, re.IGNORECASE)
+    return int(found[1]) if found else None
+
+
+def weight_file(
+    tensors: Mapping[str, Tensor],
+    sizes: PaperSizes[PaperConfig] = SIZES,
+    steps: int | None = None,
+) -> bytes:
     """Turn the authors' tensors into a weight file that encodes and decodes.
+
+    Args:
+        tensors: What read_checkpoint returned.
+        sizes: Of the networks.
+        steps: That the checkpoint is made for, if that is known.
 
     Raises:
         WeightsError: As split_checkpoint does, for the control network too; diffusers isn't
@@ -77,4 +92,4 @@ def weight_file(tensors: Mapping[str, Tensor], sizes: PaperSizes[PaperConfig] = 
     compression, control = split_checkpoint(tensors, sizes.compression)
     with torch.device("meta"):
         network = PaperNetwork(sizes)
-    return paper_file.pack(paper_file.assemble(network, compression, control), FAMILY)
+    return paper_file.pack(paper_file.assemble(network, compression, control), FAMILY, steps)

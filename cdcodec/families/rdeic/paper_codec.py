@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
 from cdcodec.families.rdeic import paper_network
 from cdcodec.families.rdeic.codec import RdeicCodec
-from cdcodec.latent import paper_codec
+from cdcodec.latent import paper_codec, paper_file
 from cdcodec.latent.walk import LatentWalk
 
 STEPS = 5
@@ -16,12 +15,7 @@ STEPS = 5
 
 
 class PaperRdeicCodec(paper_codec.PaperCodec, RdeicCodec):
-    """See latent.paper_codec; checkpoints are made for 2 or for 5 steps, as their names say."""
-
-    decoders: ClassVar = {
-        name: replace(info, steps=STEPS) if info.steps else info
-        for name, info in RdeicCodec.decoders.items()
-    }
+    """See latent.paper_codec; a checkpoint is made for 2 or for 5 steps, which its file says."""
 
     @classmethod
     def open(cls, path: Path, walk: LatentWalk, device: str) -> PaperRdeicCodec:
@@ -31,4 +25,10 @@ class PaperRdeicCodec(paper_codec.PaperCodec, RdeicCodec):
             WeightsError: If one is missing, damaged or doesn't fit.
             InputError: If the device isn't there.
         """
-        return cls(*paper_codec.load(paper_network.read(path), walk, device))
+        codec = cls(*paper_codec.load(paper_network.read(path), walk, device))
+        steps = paper_file.steps_of(path) or STEPS
+        codec.decoders = {
+            name: replace(info, steps=steps) if info.steps else info
+            for name, info in RdeicCodec.decoders.items()
+        }
+        return codec
