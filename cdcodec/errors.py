@@ -19,6 +19,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def extra_hint(extra: str) -> str:
+    """Return what to do where a package of an optional part of cdcodec is missing."""
+    return f"in a checkout of cdcodec: pip install '.[{extra}]'"
+
+
 class CdcError(Exception):
     """Base of every error that cdcodec raises on purpose.
 

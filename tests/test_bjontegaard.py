@@ -148,7 +148,7 @@ def test_without_scipy_the_error_says_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "scipy.interpolate", None)
     with pytest.raises(InputError, match="scipy") as caught:
         delta_rate(BENT, BENT)
-    assert caught.value.hint == "pip install 'cdcodec[eval]'"
+    assert caught.value.hint == "in a checkout of cdcodec: pip install '.[eval]'"
 
 
 def row(

@@ -18,6 +18,7 @@ from cdcodec import api, families, weights
 from cdcodec.cli.__main__ import main
 from cdcodec.codec import Decoding
 from cdcodec.errors import WeightsError
+from cdcodec.evaluation import codecs
 from cdcodec.weight_file import EXACT_PREFIX, METADATA_KEY
 from tests.make_vectors import FOLDER
 
@@ -97,6 +98,16 @@ def test_every_command_takes_a_weight_file(picture: Image.Image) -> None:
         assert decoded.size == picture.size
     base = str(shutil.copy(bundled("cgdm-tiny"), "cgdm.safetensors"))
     assert main(["enhance", "photo.png", "-o", "better.png", "--model", base]) == 0
+
+
+def test_a_weight_file_is_a_contender_by_its_own_networks(picture: Image.Image) -> None:
+    pixels = np.array(picture)
+    files = [retrained("rdeic-tiny", Path("a/rdeic.safetensors")), str(bundled("rdeic-tiny"))]
+    theirs, ours = (codecs.create(f"{path}:seed=3", "cpu") for path in files)
+    assert theirs.label == f"{files[0]}:seed=3"
+    assert theirs.version != ours.version
+    made = ours.encode(pixels, 8.0)
+    assert (theirs.decode(made.data, 2).pixels != ours.decode(made.data, 2).pixels).any()
 
 
 def wrong_file(kind: str) -> str:

@@ -852,6 +852,15 @@ def test_weights_that_are_not_here_do_not_verify(capsys: pytest.CaptureFixture[s
     assert said(capsys).startswith("cdcodec: error: ")
 
 
+def test_fetching_what_ships_says_that_there_is_nothing_to_fetch(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["weights", "fetch", "cdc-tiny"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.strip().endswith("cdc-tiny.safetensors")
+    assert captured.err == "cdcodec: note: cdc-tiny ships with cdcodec: there is nothing to fetch\n"
+
+
 @pytest.mark.parametrize("verb", ["fetch", "verify"])
 def test_weights_print_the_paths_of_good_files(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str

@@ -189,3 +189,30 @@ def test_constraints_pin_every_dependency() -> None:
     pinned = {name.lower() for name in re.findall(r"^([\w-]+)==", text, re.MULTILINE)}
     names = {re.match(r"[\w-]+", each).group().lower() for each in needed}  # type: ignore[union-attr]
     assert names - {"cdcodec"} <= pinned
+
+
+def test_the_first_size_in_the_readme_is_the_budget_of_its_rate() -> None:
+    said = re.search(
+        r"A (\d+)x(\d+) photograph at ([\d.]+) bpp is a file of at most ([\d,]+) b", README
+    )
+    assert said is not None
+    width, height, bpp, size = said.groups()
+    assert int(size.replace(",", "")) == int(float(bpp) * int(width) * int(height) / 8)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_extras_are_installed_from_a_checkout(page: Path) -> None:
+    assert "cdcodec[" not in page.read_text(encoding="utf-8"), "no index has this package"
+
+
+def test_the_readme_says_truly_that_no_set_has_an_address() -> None:
+    (said,) = re.findall(r"`cdcodec weights fetch` \| (.*) \|", README)
+    assert said == "download sets that have an address; of those below none has, so far"
+    sets = weights.load_registry(weights.registry_path()).values()
+    assert not any(file.is_remote for each in sets for file in each.files)
+
+
+def test_metrics_that_pages_name_can_be_measured() -> None:
+    text = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+    for name in ("NIQE", "PieAPP", "MUSIQ", "CLIP-IQA"):
+        assert name not in text, f"nothing here computes {name}"

@@ -28,13 +28,6 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def compressed(photo: Path) -> Path:
-    path = photo.with_suffix(".cdc")
-    path.write_bytes(api.encode(photo, bpp=0.3, steps=1).data)
-    return path
-
-
 def run_python(monkeypatch: pytest.MonkeyPatch, name: str, *args: object) -> None:
     monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
@@ -93,19 +86,49 @@ def test_sizes_reports_every_rate_and_goes_on_after_an_impossible_one(
     assert re.match(r"0\.300 asked, 0\.\d{4} used, ", second)
 
 
+def seeds_compared(
+    model: str,
+    photo: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> tuple[list[str], Image.Image]:
+    """Run invented.py on a file of a model; return what it says and what it paints."""
+    compressed, target = folder / "photo.cdc", folder / "differences.png"
+    compressed.write_bytes(api.encode(photo, bpp=0.15, model=model).data)
+    run_python(monkeypatch, "invented.py", compressed, target)
+    with Image.open(target) as painted:
+        painted.load()
+    assert painted.mode == "L"
+    assert painted.size == (256, 192)
+    return capsys.readouterr().out.splitlines(), painted
+
+
+@pytest.mark.parametrize("model", ["rdeic-nano", "diffeic-nano"])
 def test_invented_paints_where_seeds_differ(
-    compressed: Path,
+    model: str,
+    photo: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    target = tmp_path / "differences.png"
-    run_python(monkeypatch, "invented.py", compressed, target)
-    assert "4 seeds differ by" in capsys.readouterr().out
-    with Image.open(target) as painted:
-        assert painted.mode == "L"
-        assert painted.size == (256, 192)
-        assert painted.getextrema()[1] > 0
+    (said,), painted = seeds_compared(model, photo, tmp_path, monkeypatch, capsys)
+    differ = re.search(r"4 seeds differ by (\d+\.\d\d) of 255 on average", said)
+    assert differ is not None
+    assert float(differ[1]) > 0.5  # measured: 1.5 and 1.6
+    assert painted.getextrema()[1] > 100
+
+
+def test_invented_does_not_take_a_picture_without_chance_for_a_true_one(
+    photo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said, painted = seeds_compared("palette-nano", photo, tmp_path, monkeypatch, capsys)
+    assert "4 seeds differ by 0.00 of 255" in said[0]
+    assert said[1].startswith("palette-nano draws nearly the same picture for every seed, which ")
+    assert painted.getextrema() == (0, 0)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")

@@ -146,4 +146,4 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(InputError, match="matplotlib") as caught:
         plots.svg(CODECS, [PSNR])
-    assert caught.value.hint == "pip install 'cdcodec[eval]'"
+    assert caught.value.hint == "in a checkout of cdcodec: pip install '.[eval]'"

@@ -328,11 +328,11 @@ def test_without_diffusers_the_hint_says_what_to_install(monkeypatch, folder):
     monkeypatch.setattr(stable_diffusion_unet, "import_module", missing)
     with pytest.raises(WeightsError, match="needs diffusers") as caught:
         StableDiffusion.open(folder)
-    assert caught.value.hint == "pip install 'cdcodec[sd]'"
+    assert caught.value.hint == "in a checkout of cdcodec: pip install '.[sd]'"
     monkeypatch.setattr(stable_diffusion_prompt, "import_module", missing)
     with pytest.raises(WeightsError, match="needs transformers") as caught:
         stable_diffusion_prompt.empty_prompt(folder)
-    assert caught.value.hint == "pip install 'cdcodec[sd]'"
+    assert caught.value.hint == "in a checkout of cdcodec: pip install '.[sd]'"
 
 
 # The empty prompt

@@ -40,10 +40,10 @@ _names = click.argument(
 def command() -> None:
     """Look after trained weights.
 
-    What ships with cdcodec works at once. Other sets are fetched into a cache when they are first
-    used, or by `fetch`; `add` takes those that only you can get. Each file is trusted for its
-    sha256 only. CDCODEC_CACHE names the folder of the cache, and CDCODEC_OFFLINE=1 forbids
-    fetching.
+    What ships with cdcodec works at once. Sets with an https address, of which there are none so
+    far, are fetched into a cache when they are first used, or by `fetch`; `add` takes those that
+    only you can get. Each file is trusted for its sha256 only. CDCODEC_CACHE names the folder of
+    the cache, and CDCODEC_OFFLINE=1 forbids fetching.
     """
 
 
@@ -113,12 +113,17 @@ def show(name: str, as_json: bool) -> None:
 @_names
 @console.talk_options
 def fetch(names: tuple[str, ...], verbose: bool, quiet: bool, as_json: bool) -> None:
-    """Download the weights NAME into the cache, and print the paths of their files."""
+    """Download the weights NAME into the cache, and print the paths of their files.
+
+    Only sets with an https address are downloaded; `list` shows who has one.
+    """
     from cdcodec import weights
 
     talk = Talk(quiet, verbose, as_json)
     for name in names:
-        weights.find(name)  # a misspelt name shows before the first download
+        found = weights.find(name)  # a misspelt name shows before the first download
+        if found.files[0].location == weights.BUNDLED:
+            talk.note(f"{name} ships with cdcodec: there is nothing to fetch")
     paths = {}
     for name in names:
         with talk.bar(f"fetching {name}", unit="bytes") as bar:

@@ -16,7 +16,7 @@ from itertools import pairwise
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from cdcodec.errors import InputError
+from cdcodec.errors import InputError, extra_hint
 from cdcodec.evaluation.rows import OK, Row
 
 if TYPE_CHECKING:
@@ -249,7 +249,5 @@ def _interpolate(points: Curve) -> PchipInterpolator:
     try:
         from scipy.interpolate import PchipInterpolator
     except ImportError as error:
-        raise InputError(
-            "Bjøntegaard deltas need scipy", hint="pip install 'cdcodec[eval]'"
-        ) from error
+        raise InputError("Bjøntegaard deltas need scipy", hint=extra_hint("eval")) from error
     return PchipInterpolator(*zip(*points, strict=True))

@@ -21,7 +21,7 @@ import numpy as np
 
 from cdcodec import weights
 from cdcodec.codec import Pixels
-from cdcodec.errors import InputError, WeightsError
+from cdcodec.errors import InputError, WeightsError, extra_hint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -267,7 +267,7 @@ def _tensors(score: Callable[[Tensor, Tensor], Tensor]) -> Score:
 
 def _missing(module: str) -> InputError:
     package = module.partition(".")[0]
-    return InputError(f"{package} is not installed", hint="pip install 'cdcodec[eval]'")
+    return InputError(f"{package} is not installed", hint=extra_hint("eval"))
 
 
 _LOADERS: dict[str, Callable[[], Score]] = {

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cdcodec.errors import InputError
+from cdcodec.errors import InputError, extra_hint
 from cdcodec.evaluation.summary import Point
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def svg(points: Sequence[Point], metrics: Sequence[Metric]) -> str:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError("plots need matplotlib", hint="pip install 'cdcodec[eval]'") from error
+        raise InputError("plots need matplotlib", hint=extra_hint("eval")) from error
     curves = _curves(drawn)
     columns = min(COLUMNS, len(shown))
     lines = math.ceil(len(shown) / columns)

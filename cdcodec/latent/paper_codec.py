@@ -57,7 +57,7 @@ def load(
     """Put a network on its device, beside Stable Diffusion.
 
     CDCODEC_COMPILE=1 in the environment compiles the U-Net if the device is a CUDA one: the first
-    picture then waits a minute, and all after it are decoded faster.
+    picture then waits for that. What it brings hasn't been measured.
 
     Raises:
         WeightsError: If Stable Diffusion's weights are missing or damaged, or diffusers is.

@@ -7,9 +7,11 @@ chain  Compression frozen; the control network is trained through whole short ch
 
 Deviations from the papers, with their reasons. Alignment is measured in pixels too, through the
 frozen decoder, with more weight on colour: a small prior's latent doesn't tell what the eye minds.
-The noise estimation doesn't move z_c: with so short a training, bits go to what is easily
-predicted. In the chain stage files stay what they are, so that it can go on for ever; the plain
-LPIPS of eq. 10 is flattered by networks of this size, so a patch discriminator stands beside it.
+The start of the noise estimation, z_c, is cut off from its gradient: with so short a training, bits
+would go to what is easily predicted. What the control network is told, in DiffEIC z_c and in RDEIC
+the guide, is not. In the chain stage files stay what they are, so that it can go on for ever; the
+plain LPIPS of eq. 10 is flattered by networks of this size, so a patch discriminator stands beside
+it.
 """
 
 from __future__ import annotations

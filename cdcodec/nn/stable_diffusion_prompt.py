@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from cdcodec.errors import WeightsError
+from cdcodec.errors import WeightsError, extra_hint
 from cdcodec.nn.stable_diffusion import PROMPT_TENSOR
 
 # Begin, end and padding, which is "!" in the tokenizer of Stable Diffusion 2 and not the end again.
@@ -60,5 +60,5 @@ def _transformers() -> Any:
     except ImportError as error:
         raise WeightsError(
             f"the empty prompt needs transformers, which can't be imported: {error}",
-            hint="pip install 'cdcodec[sd]'",
+            hint=extra_hint("sd"),
         ) from error

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cdcodec.errors import WeightsError
+from cdcodec.errors import WeightsError, extra_hint
 from cdcodec.nn.stable_diffusion_config import SD21_CONTROL, ControlConfig
 from cdcodec.nn.unet import UnetShape
 
@@ -233,5 +233,5 @@ def diffusers_module(module: str) -> Any:
     except ImportError as error:
         raise WeightsError(
             f"this model needs diffusers, which can't be imported: {error}",
-            hint="pip install 'cdcodec[sd]'",
+            hint=extra_hint("sd"),
         ) from error

@@ -3,6 +3,8 @@
 cat(x, x_tilde) ─► conv, stride 2 ─► conv, stride 2 ─► …
                         │                 │
                        mean              mean      ─► cat ─► linear ─► round ─► s
+
+Wang et al. code s under a hyperprior; here each of its few values has a fixed table.
 """
 
 from __future__ import annotations

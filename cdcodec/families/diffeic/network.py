@@ -11,8 +11,9 @@ Paper 003, sections III-A and III-B:
 Deviations of the small presets, each for the sake of one set of weights that a CPU can train and
 run: gains on y make the rate variable, the networks have no normalisation and are told the rate,
 the image enters g_a in blocks of 8x8 pixels, and a linear transform of z_g stands beside g_a and
-g_s. The control network has more than the paper's 20 % of the frozen one's width, as 20 % of a
-small network is nearly nothing.
+g_s. w joins y_hat once, at the input of g_s, where the paper has SFT in between (eq. 5). The
+control network has more than the paper's 20 % of the frozen one's width, as 20 % of a small network
+is nearly nothing.
 """
 
 from __future__ import annotations

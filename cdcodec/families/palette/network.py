@@ -6,12 +6,12 @@ x ─► E ─► z ─► 8 bits ─► palettes C(z, t) ─► z_t ─► R �
 Latents are in steps of the 8-bit quantiser, 0..255; inside the networks they are centred and
 scaled.
 
-Deviations from the paper, with their reasons. It names neither encoder nor decoder; ours are small
-and convolutional, upon a linear transform of 8x8 blocks, so that training need not find what is
-known. D is told whether a latent was restored: if not, its picture is to be faithful, else natural,
-so that one file gives both. R learns what to add to z_t. It is told how many entries each palette
-has, which is the t of a chain with several palettes; the small one by modulation, as
-cross-attention is slow on a CPU.
+Deviations from the paper, with their reasons. The paper's encoder has VGG-16 as its backbone (sec.
+3.1.1), its decoder isn't described; ours are small and convolutional, upon a linear transform of
+8x8 blocks, so that training need not find what is known. D is told whether a latent was restored:
+if not, its picture is to be faithful, else natural, so that one file gives both. R learns what to
+add to z_t. It is told how many entries each palette has, which is the t of a chain with several
+palettes; the small one by modulation, as cross-attention is slow on a CPU.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The paper describes a U-Net of residual blocks with skips, "conditioned on t by cross-attention
 between the blocks" (sec. 3.2.2), and gives no sizes but that sum. Ours is diffusers' conditional
-U-Net with 109 million; what it attends to is a token for each palette. Attention is to these alone,
-never between positions, so that memory grows with the picture and not with its square.
+U-Net with 108.1 million; what it attends to is a token for each palette. Attention is to these
+alone, never between positions, so that memory grows with the picture and not with its square.
 """
 
 from __future__ import annotations
