@@ -60,9 +60,12 @@ def decode(
     decoder: str | None = None,
     seed: int = 0,
     stochasticity: float | None = None,
+    model: str | None = None,
     device: str = "auto",
 ) -> Image.Image:
     """Decode a compressed file to an image; see cdcodec.codec.Decoding for the arguments.
+
+    `model` is a weight set, or the path of a weight file; by default the set that the file names.
 
     Raises:
         CdcError: If the file is damaged or can't be decoded here.
@@ -73,15 +76,15 @@ def decode(
     decoding = Decoding(
         steps=steps, decoder=decoder, seed=seed, stochasticity=stochasticity, device=device
     )
-    return api.decode(data, decoding).image
+    return api.decode(data, decoding, model=model).image
 
 
-def info(data: FileSource, *, verify: bool = False) -> FileInfo:
-    """Describe a compressed file; with verify, run its entropy decoder too.
+def info(data: FileSource, *, verify: bool = False, model: str | None = None) -> FileInfo:
+    """Describe a compressed file; with verify, run its entropy decoder too, that of `model`.
 
     Raises:
         CdcError: If the file is damaged.
     """
     from cdcodec import api
 
-    return api.info(data, verify=verify)
+    return api.info(data, verify=verify, model=model)
