@@ -138,6 +138,7 @@ def wrong_file(kind: str) -> str:
     [
         ("missing", "cannot read the weight file missing.safetensors: No such file"),
         ("folder", "cannot read the weight file folder.safetensors: Is a directory"),
+        ("a picture", "photo.png is not a weight file of cdcodec"),
         ("text", "text.safetensors is not a weight file of cdcodec"),
         ("someone else's", "someone else's.safetensors is not a weight file of cdcodec"),
         ("cut short", "cut short.safetensors is not a weight file of cdcodec"),
@@ -150,7 +151,8 @@ def test_a_wrong_file_is_a_weights_error(
     kind: str, said: str, picture: Image.Image, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture.save("photo.png")
-    assert main(["encode", "photo.png", "--model", wrong_file(kind)]) == WeightsError.exit_code
+    model = "photo.png" if kind == "a picture" else wrong_file(kind)
+    assert main(["encode", "photo.png", "--model", model]) == WeightsError.exit_code
     assert said in capsys.readouterr().err
     assert not Path("photo.cdc").exists()
 

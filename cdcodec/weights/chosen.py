@@ -27,7 +27,7 @@ def choose(model: str) -> WeightSet:
         WeightsError: There is neither, or the file is no weight file that codes.
     """
     registry = load_registry()
-    if model in registry or not is_path(model):
+    if model in registry or not (is_path(model) or os.path.isfile(model)):
         return find(model, registry=registry)
     path = Path(model)
     try:
