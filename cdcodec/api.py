@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import numpy as np
 
-from cdcodec import families, image, weights
+from cdcodec import families, image, models, weights
 from cdcodec.bitstream import container as box
 from cdcodec.bitstream.container import Chunk, ChunkType, Container, Header
 from cdcodec.codec import (
@@ -192,7 +192,7 @@ def encode(
     height, width = picture.pixels.shape[:2]
     pixels = width * height
     watch.lap("read")
-    chosen = weights.choose(model)
+    chosen = models.choose(model)
     codec = families.load_codec(chosen, device, offline)
     if tune < 0:
         raise InputError(f"tuning takes 0 iterations or more, not {tune}")
@@ -441,13 +441,13 @@ def open_walk(
         file: The file.
         family: Its family.
         offline: Never fetch weights.
-        model: The weights to take, see weights.choose; None looks for them in the registry.
+        model: The weights to take, see models.choose; None looks for them in the registry.
 
     Raises:
         BitstreamError: If the file hasn't the chunks of its family.
         WeightsError: If the weights can't be had.
     """
-    weight_set = _weights_of(file.header.model_id) if model is None else weights.choose(model)
+    weight_set = _weights_of(file.header.model_id) if model is None else models.choose(model)
     if weight_set.family != family:
         if model is not None:
             raise _other_weights(model, file.header.model_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cdcodec import families, image, weights
+from cdcodec import families, image, models
 from cdcodec.api import Decoded, ImageSource, Stopwatch, resolve
 from cdcodec.bitstream import container as box
 from cdcodec.codec import Decoding, Enhancing, Progress
@@ -52,7 +52,7 @@ def enhance(
     return Decoded(
         picture=replace(picture, pixels=pixels),
         model=model,
-        family=weights.choose(model).family,
+        family=models.choose(model).family,
         decoder=decoding.decoder,
         steps=decoding.steps,
         seed=decoding.seed,
@@ -97,7 +97,7 @@ def describe(
 
 
 def _enhancer(model: str, device: str, offline: bool) -> Enhancing:
-    codec = families.load_codec(weights.choose(model), device, offline)
+    codec = families.load_codec(models.choose(model), device, offline)
     if not isinstance(codec, Enhancing):
         raise InputError(f"{model} can't enhance pictures", hint=f"{DEFAULT_MODEL} can")
     return codec

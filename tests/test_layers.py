@@ -23,7 +23,7 @@ LAYERS = (
     {"evaluation"},
     {"enhancement", "transcoding"},
     {"api"},
-    {"draft", "families"},
+    {"draft", "families", "models"},
     {"latent"},
     {"codec", "rate", "weight_file"},
     {"nn", "diffusion", "entropy", "bitstream", "image", "weights"},

@@ -412,4 +412,4 @@ def test_a_missing_library_is_named_with_what_to_install(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=f"{package} is not installed") as caught:
         metrics.load([name])
-    assert caught.value.hint == "pip install 'cdcodec[eval]'"
+    assert caught.value.hint == "in a checkout of cdcodec: pip install '.[eval]'"

@@ -185,7 +185,7 @@ def test_a_missing_package_is_named(missing: str, monkeypatch: pytest.MonkeyPatc
     package = missing.partition(".")[0]
     with pytest.raises(InputError, match=f"^{package} is not installed$") as caught:
         tasks.load(["faces"])
-    assert caught.value.hint == "pip install 'cdcodec[eval]'"
+    assert caught.value.hint == "in a checkout of cdcodec: pip install '.[eval]'"
 
 
 @pytest.mark.parametrize(

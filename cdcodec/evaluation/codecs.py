@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-from cdcodec import families, weights
+from cdcodec import families, models, weights
 from cdcodec.errors import InputError
 from cdcodec.evaluation import anchors, commands
 from cdcodec.evaluation.contender import Contender
@@ -33,9 +33,9 @@ def create(specification: str, device: str = "auto") -> Contender:
         options[key] = value
     if name in anchors.NAMES:
         return anchors.create(name, options)
-    models = [s.name for s in weights.load_registry().values() if s.family in families.FAMILIES]
-    if name not in models and not weights.is_path(name):
-        known = [*models, *anchors.NAMES]
+    sets = [s.name for s in weights.load_registry().values() if s.family in families.FAMILIES]
+    if name not in sets and not models.is_path(name):
+        known = [*sets, *anchors.NAMES]
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
         hint += f"; any other codec is {commands.HOW}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from cdcodec import __version__, api, families, weights
+from cdcodec import __version__, api, families, models, weights
 from cdcodec.codec import Decoding, Pixels
 from cdcodec.errors import InputError
 from cdcodec.evaluation.contender import Compressed, Restored, label
@@ -42,7 +42,7 @@ class Model:
             WeightsError: If the weights can't be had.
         """
         self.name = name
-        self.weights = weights.choose(name)
+        self.weights = models.choose(name)
         options = dict(options)
         if "steps" in options:
             self.steps = _steps(name, options.pop("steps"))

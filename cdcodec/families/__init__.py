@@ -81,7 +81,7 @@ def load_walk(model: str | WeightSet, offline: bool = False) -> Walk:
     """Load the entropy-coded half of a weight set; no torch is imported.
 
     Args:
-        model: A name of the registry, or what weights.choose returned.
+        model: A name of the registry, or what models.choose returned.
         offline: Never fetch weights.
 
     Raises:
@@ -98,7 +98,7 @@ def load_codec(model: str | WeightSet, device: str = "auto", offline: bool = Fal
     """Load a weight set whole.
 
     Args:
-        model: A name of the registry, or what weights.choose returned.
+        model: A name of the registry, or what models.choose returned.
         device: Where the networks run.
         offline: Never fetch weights.
 

@@ -1,12 +1,11 @@
 """Weights: from a name in `weights.toml` to verified files on this machine.
 
 The module registry has what is known of each set; cache its files, fetched where they are missing;
-download one file over https; provided those that the user adds; chosen what `--model` means. The
-other modules are what these share.
+download one file over https; provided those that the user adds. The other modules are what these
+share.
 """
 
 from cdcodec.weights.cache import Progress, fetch, resolve, verify
-from cdcodec.weights.chosen import choose, is_path
 from cdcodec.weights.hashes import sha256_of, verify_file
 from cdcodec.weights.places import bundled_dir, cache_dir, own_registry_path, registry_path
 from cdcodec.weights.provided import add, add_folder
@@ -36,10 +35,8 @@ __all__ = [
     "bundled_dir",
     "cache_dir",
     "check_name",
-    "choose",
     "fetch",
     "find",
-    "is_path",
     "load_registry",
     "own_registry_path",
     "register",

@@ -88,7 +88,7 @@ class WeightSet:
     """The weights of one model.
 
     Attributes:
-        name: What `--model` takes: a plain name, or the path of a file, see `choose`.
+        name: What `--model` takes: a plain name, or the path of a file, see `models.choose`.
         family: Which codec they are for; "perceptual" for the networks of training losses.
         preset: The family's architecture that they fit.
         licence: Terms of the weights, not of the code.

@@ -10,11 +10,9 @@ import json
 import os
 from pathlib import Path
 
+from cdcodec import weight_file, weights
 from cdcodec.errors import WeightsError
-from cdcodec.weights.cache import resolve
-from cdcodec.weights.faults import reason
-from cdcodec.weights.hashes import sha256_of
-from cdcodec.weights.registry import WeightFile, WeightSet, find, load_registry
+from cdcodec.weights import WeightFile, WeightSet
 
 SUFFIX = ".safetensors"
 """Of weight files; a model of such a name, or with a folder in it, is a path."""
@@ -26,15 +24,15 @@ def choose(model: str) -> WeightSet:
     Raises:
         WeightsError: There is neither, or the file is no weight file that codes.
     """
-    registry = load_registry()
+    registry = weights.load_registry()
     if model in registry or not (is_path(model) or os.path.isfile(model)):
-        return find(model, registry=registry)
+        return weights.find(model, registry=registry)
     path = Path(model)
     try:
-        length, digest = path.stat().st_size, sha256_of(path)
+        length, digest = path.stat().st_size, weights.sha256_of(path)
     except OSError as error:
         raise WeightsError(
-            f"cannot read the weight file {model}: {reason(error)}",
+            f"cannot read the weight file {model}: {error.strerror or error}",
             hint="--model takes a name that `cdcodec weights list` has, or the path of a file",
         ) from error
     family, description = _described(path)
@@ -73,8 +71,6 @@ def _described(path: Path) -> tuple[str, dict[str, object]]:
     Raises:
         WeightsError: It is no weight file of ours.
     """
-    from cdcodec import weight_file  # numpy: commands that show names don't wait for it
-
     try:
         description = json.loads(weight_file.read_metadata(path))
         return str(description["family"]), description
@@ -87,12 +83,10 @@ def _described(path: Path) -> tuple[str, dict[str, object]]:
 
 def _place(path: Path, kin: list[WeightSet]) -> WeightSet | None:
     """Return the first set whose networks are of the same sizes as the file's."""
-    from cdcodec import weight_file
-
     shapes = weight_file.read_shapes(path)
     for each in kin:
         try:
-            first = resolve(each.name, offline=True)[0]
+            first = weights.resolve(each.name, offline=True)[0]
         except WeightsError:  # not on this machine, or damaged
             continue
         if weight_file.read_shapes(first) == shapes:
