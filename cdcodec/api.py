@@ -32,7 +32,7 @@ from cdcodec.codec import (
 )
 from cdcodec.draft import Draft, Drafter
 from cdcodec.entropy.coder import Reader
-from cdcodec.errors import BitstreamError, InputError, OutOfReach, WeightsError
+from cdcodec.errors import BitstreamError, InputError, OptionError, OutOfReach, WeightsError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -106,6 +106,8 @@ class FileInfo:
         overhead_bytes: Bytes that are in no chunk's payload.
         symbols_sha256: Over all symbols, equal on every machine; None unless verified.
         bits: Information content per latent name; empty unless verified.
+        decoders: What a reader of the file may choose from, the default first; empty if its weights
+            are unknown.
     """
 
     format_version: int
@@ -123,6 +125,7 @@ class FileInfo:
     overhead_bytes: int
     symbols_sha256: str | None = None
     bits: Mapping[str, float] = field(default_factory=dict)
+    decoders: Mapping[str, DecoderInfo] = field(default_factory=dict)
 
 
 class Stopwatch:
@@ -184,7 +187,7 @@ def encode(
     if steps is not None and not 0 <= steps <= box.MAX_STEPS:
         raise InputError(f"a file can ask for 0 to {box.MAX_STEPS} steps, not {steps}")
     watch = Stopwatch()
-    picture = image.load(source, max_pixels=max_pixels)
+    picture = load_picture(source, max_pixels)
     if metadata == "none":
         picture = replace(image.to_srgb(picture), exif=None, xmp=None)
     elif metadata == "icc":
@@ -197,7 +200,7 @@ def encode(
     if tune < 0:
         raise InputError(f"tuning takes 0 iterations or more, not {tune}")
     if tune and not isinstance(codec, Describing):
-        raise InputError(f"{model} has nothing to tune")
+        raise OptionError(f"{model} has nothing to tune")
     watch.lap("load")
     analysis = codec.analyse(picture.pixels)
     watch.lap("analyse")
@@ -205,7 +208,7 @@ def encode(
     family = chosen.family
     name, decoder = next(iter(codec.decoders.items()))
     if steps is not None and not decoder.min_steps <= steps <= decoder.max_steps:
-        raise InputError(f"{name} takes {decoder.range}, not {steps}")
+        raise OptionError(f"decoder {name} takes {decoder.range}, not {steps}")
     header = Header(
         family=families.FAMILIES[family].number,
         model_id=codec.walk.model_id,
@@ -317,7 +320,7 @@ def decode(
         CdcError: Any of its kinds, see cdcodec.errors.
     """
     watch = Stopwatch()
-    file = box.read(read_bytes(source), max_pixels=max_pixels)
+    file = read_file(source, read_bytes(source), max_pixels)
     header = file.header
     family = families.by_number(header.family)
     watch.lap("read")
@@ -375,13 +378,14 @@ def info(
         CdcError: Any of its kinds, see cdcodec.errors.
     """
     data = read_bytes(source)
-    file = box.read(data, max_pixels=max_pixels)
+    file = read_file(source, data, max_pixels)
     header = file.header
     payload_bytes = sum(len(chunk.payload) for chunk in file.chunks)
+    model = _model_of(header.model_id)
     described = FileInfo(
         format_version=box.FORMAT_VERSION,
         family=families.by_number(header.family),
-        model=_model_of(header.model_id),
+        model=model,
         model_id=header.model_id.hex(),
         width=header.width,
         height=header.height,
@@ -392,6 +396,7 @@ def info(
         grey=file.chunk(ChunkType.COLOUR) is not None,
         chunks=tuple((chunk.name, len(chunk.payload)) for chunk in file.chunks),
         overhead_bytes=len(data) - payload_bytes,
+        decoders=families.decoders(weights.find(model)) if model else {},
     )
     if not verify:
         return described
@@ -430,6 +435,36 @@ def read_bytes(source: FileSource) -> bytes:
     if len(data) > box.MAX_FILE_BYTES:
         raise BitstreamError(f"file is larger than {box.MAX_FILE_BYTES} bytes")
     return data
+
+
+def read_file(source: FileSource, data: bytes, max_pixels: int) -> Container:
+    """Read a compressed file; of a picture in its place, say that it is one.
+
+    Args:
+        source: Where the data is from, for messages.
+        data: The file.
+        max_pixels: Larger images are refused.
+
+    Raises:
+        BitstreamError: If it is no compressed file, or a damaged one.
+        UnsupportedError: If it needs a newer version, or has more pixels.
+    """
+    if not data.startswith(box.MAGIC) and (format := image.format_of(data)):
+        raise BitstreamError(
+            f"{image.name_of(source)} is a picture ({format}), not a compressed file",
+            hint="cdcodec encode compresses it",
+        )
+    return box.read(data, max_pixels=max_pixels)
+
+
+def load_picture(source: ImageSource, max_pixels: int) -> image.Picture:
+    """Load an image as `image.load` does; of a compressed file in its place, say that it is one.
+
+    Raises:
+        InputError: If there is no picture to be had.
+    """
+    ours = {box.MAGIC: "it is a compressed file already; cdcodec decode makes a picture of it"}
+    return image.load(source, max_pixels=max_pixels, refused=ours)
 
 
 def open_walk(
@@ -512,18 +547,39 @@ def read_latents(file: Container, walk: Walk) -> tuple[Latents, Reader]:
 def resolve(
     decoding: Decoding, decoders: Mapping[str, DecoderInfo], default_steps: int
 ) -> Decoding:
-    """Fill in what the user left open, from the file and the decoder."""
+    """Fill in what the user left open, from the file and the decoder.
+
+    Raises:
+        OptionError: If there is no such decoder, or the decoder doesn't take what was chosen.
+    """
     name = next(iter(decoders)) if decoding.decoder is None else decoding.decoder
     if name not in decoders:
-        raise InputError(f"unknown decoder {name}", hint=f"this file has: {', '.join(decoders)}")
+        raise OptionError(f"unknown decoder {name}", hint=f"there are {', '.join(decoders)}")
     info = decoders[name]
     steps = decoding.steps
     if steps is None:  # a file only advises, and the decoder may be one that it doesn't know
         steps = min(max(default_steps, info.min_steps), info.max_steps)
     if not info.min_steps <= steps <= info.max_steps:
-        raise InputError(f"{name} takes {info.range}, not {steps}")
-    gamma = info.stochasticity if decoding.stochasticity is None else decoding.stochasticity
-    return replace(decoding, decoder=name, steps=steps, stochasticity=gamma)
+        raise OptionError(f"decoder {name} takes {info.range}, not {steps}")
+    return replace(
+        decoding,
+        decoder=name,
+        steps=steps,
+        stochasticity=_taken("stochasticity", decoding.stochasticity, name, decoders),
+        guidance=_taken("guidance", decoding.guidance, name, decoders),
+    )
+
+
+def _taken(
+    option: str, chosen: float | None, name: str, decoders: Mapping[str, DecoderInfo]
+) -> float | None:
+    """Return an option's value, the user's or the decoder's, which may have no such option."""
+    own: float | None = getattr(decoders[name], option)
+    if chosen is None or own is not None:
+        return own if chosen is None else chosen
+    others = [each for each, info in decoders.items() if getattr(info, option) is not None]
+    hint = f"{' and '.join(others)} can have it" if others else "cdcodec info lists what it takes"
+    raise OptionError(f"decoder {name} takes no {option}", hint=hint)
 
 
 def _metadata_chunks(picture: image.Picture) -> tuple[Chunk, ...]:

@@ -26,13 +26,15 @@ class DecoderInfo:
     Attributes:
         summary: One line for people.
         steps: Steps when neither the user nor the file says.
-        stochasticity: gamma when the user doesn't say.
+        stochasticity: gamma when the user doesn't say; None if there is no noise to scale.
+        guidance: lambda_s when the user doesn't say; None if there is no guidance.
         min_steps: Fewest steps it takes; max_steps: most.
     """
 
     summary: str
     steps: int
-    stochasticity: float = 0.0
+    stochasticity: float | None = None
+    guidance: float | None = None
     min_steps: int = 1
     max_steps: int = 1000
 
@@ -53,7 +55,7 @@ class Decoding:
         decoder: A key of Codec.decoders; None takes the first.
         seed: Seed of the noise.
         stochasticity: gamma, the standard deviation of the start x_N; None takes the decoder's.
-        guidance: lambda_s of families that have one.
+        guidance: lambda_s, how far the hint leads; None takes the decoder's.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         tile: Side of the squares, in pixels, in which large pictures are decoded.
     """
@@ -62,7 +64,7 @@ class Decoding:
     decoder: str | None = None
     seed: int = 0
     stochasticity: float | None = None
-    guidance: float = 1.0
+    guidance: float | None = None
     device: str = "auto"
     tile: int = 1024
 

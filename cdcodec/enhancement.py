@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cdcodec import families, image, models
-from cdcodec.api import Decoded, ImageSource, Stopwatch, resolve
+from cdcodec.api import Decoded, ImageSource, Stopwatch, load_picture, resolve
 from cdcodec.bitstream import container as box
 from cdcodec.codec import Decoding, Enhancing, Progress
 from cdcodec.errors import InputError
@@ -40,7 +40,7 @@ def enhance(
         WeightsError: If the weights can't be had.
     """
     watch = Stopwatch()
-    picture = image.load(source, max_pixels=max_pixels)
+    picture = load_picture(source, max_pixels)
     watch.lap("read")
     codec = _enhancer(model, decoding.device, offline)
     decoding = resolve(decoding, codec.decoders, next(iter(codec.decoders.values())).steps)
@@ -88,7 +88,7 @@ def describe(
         InputError: If an image can't be read, sizes differ, or the model can't do it.
         WeightsError: If the weights can't be had.
     """
-    original, decoded = (image.load(each, max_pixels=max_pixels) for each in (reference, source))
+    original, decoded = (load_picture(each, max_pixels) for each in (reference, source))
     if original.pixels.shape != decoded.pixels.shape:
         sizes = (f"{each.pixels.shape[1]}x{each.pixels.shape[0]}" for each in (original, decoded))
         raise InputError("the reference has {} pixels, the picture {}".format(*sizes))

@@ -4,7 +4,8 @@ The tree, with the exit code that the command line gives for each::
 
     CdcError                1
     ├── InputError          3   an image or an argument that can't be used
-    │   └── OutOfReach          a target that no file of this image can meet
+    │   ├── OutOfReach          a target that no file of this image can meet
+    │   └── OptionError     2   an option that the model or its decoder doesn't take
     ├── BitstreamError      4   a compressed file that is damaged, or isn't one
     ├── UnsupportedError    5   a sound file that asks for what this version can't do
     ├── WeightsError        6   weights that are unknown, missing or don't match
@@ -53,6 +54,12 @@ class InputError(CdcError):
 
 class OutOfReach(InputError):
     """A target is below the smallest file that can be made of an image."""
+
+
+class OptionError(InputError):
+    """An option that a model or its decoder doesn't take, or a value of it: wrong usage."""
+
+    exit_code = 2
 
 
 class BitstreamError(CdcError):

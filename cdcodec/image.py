@@ -13,11 +13,12 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
@@ -50,7 +51,14 @@ EXTENSIONS = {
     ".bmp": "bmp",
 }
 """File name suffixes and the format that `save` takes for each."""
+PICTURE_SUFFIXES = EXTENSIONS.keys() | {
+    *(".apng", ".gif", ".jfif", ".jpe", ".jp2", ".j2c", ".j2k", ".jpc", ".jpf", ".jpx"),
+    *(".avif", ".avifs", ".dib", ".pbm", ".pfm", ".pam", ".qoi"),
+    *(".jxl", ".heic", ".heif", ".tga", ".psd", ".ico", ".svg", ".exr", ".hdr", ".dng"),
+}
+"""Suffixes of pictures, readable or not: a compressed file of ours must not have them."""
 WRITABLE = ("png", "webp", "ppm", "jpeg", "tiff", "bmp")
+_FORMAT_NAMES = {"WEBP": "WebP", "JPEG2000": "JPEG 2000", "MPO": "JPEG"}  # others are as Pillow's
 _HOLD_ALPHA = ("png", "webp", "tiff")
 
 _EXIF_PREFIX = b"Exif\x00\x00"
@@ -98,7 +106,12 @@ class Picture:
         return int(self.pixels.shape[0])
 
 
-def load(source: Source, *, max_pixels: int = MAX_PIXELS) -> Picture:
+def load(
+    source: Source,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    refused: Mapping[bytes, str] = MappingProxyType({}),
+) -> Picture:
     """Read an image from a path, bytes, a stream or a Pillow image, and turn it upright.
 
     Grey samples of 16 bits are rounded to 8; of 16-bit colour Pillow hands over the high byte only.
@@ -107,16 +120,17 @@ def load(source: Source, *, max_pixels: int = MAX_PIXELS) -> Picture:
         source: Streams are read from where they stand to their end. A Pillow image gives its
             current frame.
         max_pixels: Larger images are refused before their pixels are decoded.
+        refused: How files begin that are no images but known, and what to say of them.
 
     Raises:
         InputError: The source is missing, not an image, damaged, too large or of an unknown mode.
     """
-    name = _name(source)
+    name = name_of(source)
     try:
         # Pillow warns about bombs, corrupt metadata and palettes; all of that is settled here.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with _opened(source) as img:
+            with _opened(source, refused) as img:
                 return _read(img, max_pixels)
     except InputError as error:
         raise InputError(f"cannot read {name}: {error}", hint=error.hint) from error.__cause__
@@ -132,6 +146,17 @@ def load(source: Source, *, max_pixels: int = MAX_PIXELS) -> Picture:
     # Pillow's plugins let through whatever a damaged file provokes, struct.error or SyntaxError.
     except Exception as error:
         raise InputError(f"cannot read {name}: {_reason(error)}") from error
+
+
+def format_of(data: bytes) -> str | None:
+    """Return the name of the format of a picture's file, by its header; None if it is none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=READABLE) as img:
+                return _FORMAT_NAMES.get(str(img.format), img.format)
+    except Exception:  # whatever a damaged file provokes, see load
+        return None
 
 
 def to_srgb(picture: Picture) -> Picture:
@@ -287,7 +312,8 @@ def _inflate_exactly(stream: bytes, size_bytes: int) -> bytes:
     return data
 
 
-def _name(source: Source) -> str:
+def name_of(source: Source) -> str:
+    """Return what to call a source in messages."""
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     name = getattr(source, "name", None) or getattr(source, "filename", None)
@@ -301,7 +327,7 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[Image.Image]:
+def _opened(source: Source, refused: Mapping[bytes, str]) -> Iterator[Image.Image]:
     """Open `source`, header only; a Pillow image stays its owner's to close."""
     if isinstance(source, Image.Image):
         yield source
@@ -317,8 +343,12 @@ def _opened(source: Source) -> Iterator[Image.Image]:
     else:
         stream = io.BytesIO(source if isinstance(source, bytes) else source.read())
     with stream:
-        if not stream.read(1):
+        start = stream.read(max([1, *map(len, refused)]))
+        if not start:
             raise InputError("it is empty")
+        for beginning, reason in refused.items():
+            if start.startswith(beginning):
+                raise InputError(reason)
         stream.seek(0)
         with Image.open(stream, formats=READABLE) as img:
             yield img

@@ -17,6 +17,7 @@ from cdcodec.api import (
     check_targets,
     open_walk,
     read_bytes,
+    read_file,
     read_latents,
 )
 from cdcodec.bitstream import container as box
@@ -91,7 +92,7 @@ def transcode(
         raise InputError("one of bpp, size and quality must say how far")
     watch = Stopwatch()
     data = read_bytes(source)
-    file = box.read(data, max_pixels=max_pixels)
+    file = read_file(source, data, max_pixels)
     header = file.header
     family = families.by_number(header.family)
     watch.lap("read")

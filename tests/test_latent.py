@@ -134,7 +134,8 @@ def test_no_steps_are_the_direct_decode_and_take_no_noise(
     def decoded(decoder: str, steps: int, seed: int) -> np.ndarray:
         from cdcodec.codec import Decoding
 
-        decoding = Decoding(steps, decoder, seed, codec.decoders[decoder].stochasticity)
+        info = codec.decoders[decoder]
+        decoding = Decoding(steps, decoder, seed, info.stochasticity, info.guidance)
         return codec.synthesise(latents, 130, 90, point, decoding)
 
     np.testing.assert_array_equal(decoded(name, 0, 1), decoded("direct", 0, 2))

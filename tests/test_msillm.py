@@ -489,14 +489,14 @@ sys.exit("torch" in sys.modules)
 
 def decode(codec: MsIllmCodec, latents: Latents, width: int, height: int, **at: Any) -> Pixels:
     decoded = codec.walk.code(Meter(), latents, width, height, 0)
-    choices = Decoding(**{"steps": 0, "decoder": "base", "stochasticity": 0.0, **at})
+    choices = Decoding(**{"steps": 0, "decoder": "base", **at})
     return codec.synthesise(decoded, width, height, 0, choices)
 
 
 def test_there_is_one_decoder_and_it_takes_no_steps(codec: MsIllmCodec) -> None:
     assert list(codec.decoders) == ["base"]
     base = codec.decoders["base"]
-    assert (base.steps, base.min_steps, base.max_steps, base.stochasticity) == (0, 0, 0, 0)
+    assert (base.steps, base.min_steps, base.max_steps, base.stochasticity) == (0, 0, 0, None)
     assert codec.walk.rate_points == 1
 
 

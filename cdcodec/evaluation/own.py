@@ -49,11 +49,13 @@ class Model:
         self.options = options
         self.label = label(name, options)
         self.decoding = replace(_decoding(name, options), device=device)
-        if self.decoding.decoder is not None:
-            known = families.load_codec(self.weights, device).decoders
-            if self.decoding.decoder not in known:
-                hint = f"it has {', '.join(known)}"
-                raise InputError(f"{name} has no decoder {self.decoding.decoder}", hint=hint)
+        decoders = families.decoders(self.weights)
+        chosen = self.decoding.decoder or next(iter(decoders))
+        if chosen not in decoders:
+            raise InputError(
+                f"{name} has no decoder {chosen}", hint=f"it has {', '.join(decoders)}"
+            )
+        api.resolve(self.decoding, decoders, decoders[chosen].steps)
         model_id = families.load_walk(self.weights).model_id.hex()
         base = weights.find(self.weights.base).files if self.weights.base else ()
         files = "-".join(file.sha256[:8] for file in (*self.weights.files, *base))

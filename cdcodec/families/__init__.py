@@ -14,7 +14,7 @@ from cdcodec.bitstream.container import ChunkType
 from cdcodec.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
-    from cdcodec.codec import Codec, Walk
+    from cdcodec.codec import Codec, DecoderInfo, Walk
     from cdcodec.weights import WeightSet
 
 
@@ -24,7 +24,8 @@ class Family:
 
     Attributes:
         number: The id in a file's header; frozen (formats/families.md).
-        module: Has `open_walk(path) -> Walk`, which imports no torch, and
+        module: Has `list_decoders(preset) -> Mapping[str, DecoderInfo]`, the first of which is the
+            default, and `open_walk(path) -> Walk`, which both import no torch, and
             `open_codec(paths, walk, device) -> Codec`, where paths are those of the weight
             set's files. For a weight set that works on another's pictures, both take the other's
             walk or codec besides.
@@ -112,6 +113,16 @@ def load_codec(model: str | WeightSet, device: str = "auto", offline: bool = Fal
     paths = weights.resolve(model, offline=offline)
     others = (load_codec(model.base, device, offline),) if model.base else ()
     return cast("Codec", _module(model.family).open_codec(paths, walk, device, *others))
+
+
+def decoders(weight_set: WeightSet) -> dict[str, DecoderInfo]:
+    """List what `--decoder` may name with a weight set, the default first; no torch is imported.
+
+    The weights need not be here. Sets that are parts of others, or serve training, have none.
+    """
+    if weight_set.family not in FAMILIES:
+        return {}
+    return dict(_module(weight_set.family).list_decoders(weight_set.preset))
 
 
 def training(family: str) -> ModuleType:

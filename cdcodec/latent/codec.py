@@ -165,6 +165,7 @@ class LatentCodec(ABC):
                 z_c, hint = self.network.synthesise(y, planes, u)
                 z_0 = z_c = z_c.float()
                 if decoding.steps:
+                    assert decoding.guidance is not None
                     draw = self._draw(window, decoding)
                     denoise = self.denoiser(hint, decoding.guidance)
                     z_0 = self.sample(denoise, z_c, draw, decoding, step)

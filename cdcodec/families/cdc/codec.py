@@ -12,7 +12,8 @@ from cdcodec.codec import Decoding, Latents, Pixels, Progress
 from cdcodec.diffusion import pictures, schedules, tiling
 from cdcodec.diffusion.prediction import Denoiser, from_x0
 from cdcodec.entropy.tables import MAX_MAGNITUDE
-from cdcodec.families.cdc.decoding import decoders, sample
+from cdcodec.families.cdc.decoders import SMALL
+from cdcodec.families.cdc.decoding import sample
 from cdcodec.families.cdc.export import read
 from cdcodec.families.cdc.network import CdcNetwork
 from cdcodec.families.cdc.walk import MEAN_ONE, Y_STRIDE, CdcWalk
@@ -46,7 +47,7 @@ class FirstEstimate:
 class CdcCodec:
     """A small CDC preset with its weights loaded; see codec.Codec."""
 
-    decoders = decoders(steps=5)
+    decoders = SMALL
 
     def __init__(self, network: CdcNetwork, walk: CdcWalk, device: torch.device) -> None:
         self.network: CdcNetwork = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]

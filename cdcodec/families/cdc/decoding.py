@@ -5,19 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cdcodec.codec import DecoderInfo, Decoding, Progress
+from cdcodec.codec import Decoding, Progress
 from cdcodec.diffusion import noise, samplers, schedules, tiling
 from cdcodec.diffusion.prediction import Denoiser
-
-
-def decoders(steps: int) -> dict[str, DecoderInfo]:
-    """List what `sample` offers, for networks that do best with so many steps."""
-    return {
-        "ddim": DecoderInfo(
-            "deterministic steps from noise (paper 001, eq. 7)", steps, stochasticity=0.8
-        ),
-        "ddpm": DecoderInfo("fresh noise in every step", steps, stochasticity=0.8),
-    }
 
 
 def sample(
@@ -28,7 +18,10 @@ def sample(
     device: torch.device,
     step: Progress,
 ) -> Tensor:
-    """Return x_0 [1, 3, H, W] in -1..1 of one tile; all tiles share one field of noise."""
+    """Return x_0 [1, 3, H, W] in -1..1 of one tile; all tiles share one field of noise.
+
+    The decoder ddim is paper 001, eq. 7.
+    """
     assert decoding.steps is not None
     assert decoding.stochasticity is not None
     gamma = decoding.stochasticity

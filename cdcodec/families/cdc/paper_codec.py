@@ -13,7 +13,8 @@ from cdcodec.codec import Decoding, IntArray, Latents, Pixels, Progress
 from cdcodec.diffusion import pictures, tiling
 from cdcodec.entropy.tables import MAX_MAGNITUDE
 from cdcodec.families.cdc import paper_export
-from cdcodec.families.cdc.decoding import decoders, sample
+from cdcodec.families.cdc.decoders import PAPER
+from cdcodec.families.cdc.decoding import sample
 from cdcodec.families.cdc.paper import STRIDE, PaperCdc
 from cdcodec.families.cdc.walk import MEAN_ONE, Y_STRIDE, CdcWalk, y_shape
 from cdcodec.nn.device import pick
@@ -26,7 +27,7 @@ class PaperCodec:
     8,193 times apart.
     """
 
-    decoders = decoders(steps=17)
+    decoders = PAPER
 
     def __init__(self, network: PaperCdc, walk: CdcWalk, device: torch.device) -> None:
         self.network: PaperCdc = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]

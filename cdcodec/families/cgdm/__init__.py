@@ -11,14 +11,21 @@ which then has to be trained for them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cdcodec.errors import WeightsError
 
 if TYPE_CHECKING:
-    from cdcodec.codec import Codec, Walk
+    from cdcodec.codec import Codec, DecoderInfo, Walk
+
+
+def list_decoders(preset: str) -> Mapping[str, DecoderInfo]:
+    """List the decoders of a preset; see families.Family."""
+    from cdcodec.families.cgdm.decoders import MSILLM, SMALL
+
+    return MSILLM if preset == "paper" else SMALL
 
 
 def open_walk(path: Path, base: Walk | None = None) -> Walk:

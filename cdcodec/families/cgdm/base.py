@@ -18,5 +18,10 @@ def decode_base(base: Codec, latents: Latents, width: int, height: int, point: i
         point: Rate point.
     """
     name, info = next(iter(base.decoders.items()))
-    plain = Decoding(steps=info.min_steps, decoder=name, stochasticity=info.stochasticity)
+    plain = Decoding(
+        steps=info.min_steps,
+        decoder=name,
+        stochasticity=info.stochasticity,
+        guidance=info.guidance,
+    )
     return base.synthesise(latents, width, height, point, plain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ from cdcodec.diffusion import noise, pictures, samplers, schedules, tiling
 from cdcodec.families.cgdm import tuning
 from cdcodec.families.cgdm.base import decode_base
 from cdcodec.families.cgdm.config import TEXTURE, TRAIN_STEPS
+from cdcodec.families.cgdm.decoders import SMALL
 from cdcodec.families.cgdm.export import read
 from cdcodec.families.cgdm.network import CgdmNetwork
 from cdcodec.families.cgdm.walk import CgdmWalk
@@ -31,15 +33,7 @@ either edge."""
 class CgdmCodec:
     """A post-processor with its weights and base loaded; see codec.Codec, Describing, Enhancing."""
 
-    decoders: ClassVar[dict[str, DecoderInfo]] = {
-        "ddim": DecoderInfo(
-            "deterministic steps from one tile of noise (paper 004, sec. 3.4)",
-            tuning.STEPS,
-            stochasticity=1.0,
-            min_steps=0,
-        ),
-        "base": DecoderInfo("the base codec's picture as it is", 0, min_steps=0, max_steps=0),
-    }
+    decoders: ClassVar[Mapping[str, DecoderInfo]] = SMALL
 
     def __init__(
         self, network: CgdmNetwork, walk: CgdmWalk, base: Codec, device: torch.device

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cdcodec.codec import DecoderInfo, Decoding, IntArray, Latents, Pixels, Progress
+from cdcodec.codec import Decoding, IntArray, Latents, Pixels, Progress
 from cdcodec.diffusion import pictures, tiling
 from cdcodec.entropy.tables import MAX_MAGNITUDE
 from cdcodec.families.cgdm import msillm_export
+from cdcodec.families.cgdm.decoders import MSILLM
 from cdcodec.families.cgdm.msillm_network import MsIllmNetwork
 from cdcodec.families.cgdm.msillm_walk import MEAN_ONE, Y_STRIDE, Z_STRIDE, MsIllmWalk, y_shape
 from cdcodec.nn.device import pick
@@ -27,11 +28,7 @@ class MsIllmCodec:
     coded, and the decoder sees the picture end with them, as its training crops did.
     """
 
-    decoders = {
-        "base": DecoderInfo(
-            "the decoder of MS-ILLM, without diffusion", steps=0, min_steps=0, max_steps=0
-        )
-    }
+    decoders = MSILLM
 
     def __init__(self, network: MsIllmNetwork, walk: MsIllmWalk, device: torch.device) -> None:
         self.network: MsIllmNetwork = (

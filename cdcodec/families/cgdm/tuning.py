@@ -14,15 +14,13 @@ from cdcodec.codec import IntArray, Pixels, Progress
 from cdcodec.diffusion import pictures, samplers, schedules
 from cdcodec.diffusion.prediction import Denoiser, from_x0
 from cdcodec.families.cgdm.config import TEXTURE, TRAIN_STEPS
+from cdcodec.families.cgdm.decoders import STEPS
 from cdcodec.families.cgdm.network import CgdmNetwork
 from cdcodec.families.cgdm.syntax import INDEX_UNIT, SyntaxGenerator
 from cdcodec.families.cgdm.walk import LIMIT
 from cdcodec.nn.blocks import round_through
 from cdcodec.nn.device import autocast
 from cdcodec.nn.losses import detail_energy, gaussian_bits
-
-STEPS = 9
-"""Length of the chain that the networks are trained for (sec. 3.5)."""
 
 TILE = 1024
 """Side in pixels of what the generator sees at once; its means are taken over the picture."""

@@ -8,12 +8,19 @@ presets that we train. What it shares with RDEIC lies in cdcodec.latent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cdcodec.codec import Codec, Walk
+    from cdcodec.codec import Codec, DecoderInfo, Walk
+
+
+def list_decoders(preset: str) -> Mapping[str, DecoderInfo]:
+    """List the decoders of a preset; see families.Family."""
+    from cdcodec.families.diffeic.decoders import PAPER, SMALL
+
+    return PAPER if preset == "paper" else SMALL
 
 
 def open_walk(path: Path) -> Walk:

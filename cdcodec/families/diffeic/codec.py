@@ -9,17 +9,14 @@ from torch import Tensor
 from cdcodec.codec import DecoderInfo, Decoding, Progress
 from cdcodec.diffusion import samplers, schedules
 from cdcodec.diffusion.prediction import Denoiser
+from cdcodec.families.diffeic.decoders import SMALL
 from cdcodec.latent.codec import Draw, LatentCodec
 
 
 class DiffeicCodec(LatentCodec):
     """See LatentCodec."""
 
-    decoders: Mapping[str, DecoderInfo] = {
-        "ddpm": DecoderInfo("fresh noise in every step (paper 003, spaced DDPM)", 20, 1.0, 0, 1000),
-        "ddim": DecoderInfo("deterministic steps from noise", 20, 1.0, 0, 1000),
-        "direct": DecoderInfo("content variables, without diffusion", 0, 0.0, 0, 0),
-    }
+    decoders: Mapping[str, DecoderInfo] = SMALL
 
     def sample(
         self, denoise: Denoiser, z_c: Tensor, draw: Draw, decoding: Decoding, step: Progress

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from cdcodec.codec import DecoderInfo
 from cdcodec.families.diffeic import paper_network
 from cdcodec.families.diffeic.codec import DiffeicCodec
+from cdcodec.families.diffeic.decoders import PAPER
 from cdcodec.latent import paper_codec
 from cdcodec.latent.walk import LatentWalk
-
-STEPS = 50
-"""What the authors take."""
 
 
 class PaperDiffeicCodec(paper_codec.PaperCodec, DiffeicCodec):
     """See latent.paper_codec."""
 
-    decoders: Mapping[str, DecoderInfo] = {
-        name: replace(info, steps=STEPS) if info.steps else info
-        for name, info in DiffeicCodec.decoders.items()
-    }
+    decoders: Mapping[str, DecoderInfo] = PAPER
 
     @classmethod
     def open(cls, path: Path, walk: LatentWalk, device: str) -> PaperDiffeicCodec:

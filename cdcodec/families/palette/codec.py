@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,16 +14,13 @@ from cdcodec import image
 from cdcodec.codec import DecoderInfo, Decoding, IntArray, Latents, Pixels, Progress
 from cdcodec.diffusion import pictures, tiling
 from cdcodec.errors import WeightsError
+from cdcodec.families.palette.decoders import DECODERS
 from cdcodec.families.palette.degrade import passing, walk_back
 from cdcodec.families.palette.export import read
 from cdcodec.families.palette.ladder import Ladder
 from cdcodec.families.palette.network import PaletteNetwork
 from cdcodec.families.palette.walk import STRIDE, PaletteWalk
 from cdcodec.nn.device import autocast, pick
-
-COLD, ONE_SHOT, DIRECT = "cold", "oneshot", "direct"
-
-STEPS = 4
 
 BORDER = 5
 """Positions that a picture is mirrored beyond its edges before it is encoded, as far as E sees: it
@@ -32,11 +30,7 @@ takes what isn't there for grey, which would cost bits even if all of the pictur
 class PaletteCodec:
     """A weight set of the family; see codec.Codec."""
 
-    decoders: ClassVar[dict[str, DecoderInfo]] = {
-        COLD: DecoderInfo("a chain of restorations (paper 000, eq. 7)", STEPS, min_steps=0),
-        ONE_SHOT: DecoderInfo("one restoration (eq. 6)", 1, max_steps=1),
-        DIRECT: DecoderInfo("the palettes' colours as they are", 0, min_steps=0, max_steps=0),
-    }
+    decoders: ClassVar[Mapping[str, DecoderInfo]] = DECODERS
 
     def __init__(self, network: PaletteNetwork, walk: PaletteWalk, device: torch.device) -> None:
         network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cdcodec.families.rdeic.decoders import RELAY
 from cdcodec.latent.config import LatentConfig
 
 FAMILY = "rdeic"
-
-RELAY = 300
-"""Step of 1,000 at which decoding starts: N in the paper, the same in all its models."""
 
 
 @dataclass(frozen=True)

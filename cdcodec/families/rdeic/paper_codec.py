@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from cdcodec.families.rdeic import paper_network
 from cdcodec.families.rdeic.codec import RdeicCodec
+from cdcodec.families.rdeic.decoders import PAPER_STEPS, paper
 from cdcodec.latent import paper_codec, paper_file
 from cdcodec.latent.walk import LatentWalk
-
-STEPS = 5
-"""What the authors' checkpoints for the lower three of their five rates are made for."""
 
 
 class PaperRdeicCodec(paper_codec.PaperCodec, RdeicCodec):
@@ -26,9 +23,5 @@ class PaperRdeicCodec(paper_codec.PaperCodec, RdeicCodec):
             InputError: If the device isn't there.
         """
         codec = cls(*paper_codec.load(paper_network.read(path), walk, device))
-        steps = paper_file.steps_of(path) or STEPS
-        codec.decoders = {
-            name: replace(info, steps=steps) if info.steps else info
-            for name, info in RdeicCodec.decoders.items()
-        }
+        codec.decoders = paper(paper_file.steps_of(path) or PAPER_STEPS)
         return codec
