@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import skimage.data
@@ -44,6 +47,12 @@ def main() -> None:
     ):
         size = path.stat().st_size
         print(f"{path!s:24} {size:>9,} bytes  {8 * size / pixels:8.4f} bpp   {remark}")
+
+    # The environment that `make demo` made is not on the PATH.
+    found = shutil.which("cdcodec", path=os.path.dirname(sys.executable))
+    command = os.path.relpath(found) if found else "cdcodec"
+    print(f"\nOpen {again} beside {original}.")
+    print(f"Next, with a photograph of your own: {command} encode PHOTO.jpg --bpp {options.bpp:g}")
 
 
 if __name__ == "__main__":

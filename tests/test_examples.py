@@ -14,7 +14,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from cdcodec import api
+from cdcodec import api, image
 from tests.shell import command_on_path
 
 ROOT = Path(__file__).parent.parent
@@ -33,8 +33,10 @@ def run_python(monkeypatch: pytest.MonkeyPatch, name: str, *args: object) -> Non
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 
 
-def run_shell(name: str, *args: Path | str, stdin: bytes, folder: Path) -> bytes:
-    done = subprocess.run(
+def run_shell(
+    name: str, *args: Path | str, stdin: bytes = b"", folder: Path
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
         ["sh", str(EXAMPLES / name), *args],
         input=stdin,
         capture_output=True,
@@ -42,8 +44,6 @@ def run_shell(name: str, *args: Path | str, stdin: bytes, folder: Path) -> bytes
         timeout=600,
         check=False,
     )
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout
 
 
 def test_every_example_is_run_by_a_test_here() -> None:
@@ -64,6 +64,14 @@ def test_demo_compresses_the_photograph_and_says_how_far(
         path = tmp_path / "out" / name
         assert str(path) in said
         assert f"{path.stat().st_size:,} bytes" in said
+    *_, opened, following = said.splitlines()
+    out = tmp_path / "out"
+    assert opened == f"Open {out / 'coffee-decoded.png'} beside {out / 'coffee.png'}."
+    told = re.fullmatch(
+        r"Next, with a photograph of your own: (\S+) encode PHOTO\.jpg --bpp 0\.15", following
+    )
+    assert told is not None
+    assert Path(told[1]).name == "cdcodec"
     with Image.open(tmp_path / "out" / "coffee-decoded.png") as decoded:
         assert decoded.size == (600, 400)
 
@@ -141,15 +149,69 @@ def test_folder_compresses_all_photographs_and_leaves_what_is_there(
     shutil.copy(photo, photos / "two.png")
     target.mkdir()
     (target / "two.png.cdc").write_bytes(b"done before")
-    run_shell("folder.sh", str(photos), str(target), "0.3", stdin=b"", folder=tmp_path)
+    done = run_shell("folder.sh", str(photos), str(target), "0.3", folder=tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
     assert api.info(target / "one.png.cdc").bpp <= 0.3
     assert (target / "two.png.cdc").read_bytes() == b"done before"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+def test_folder_takes_every_suffix_in_any_case_and_names_what_it_leaves_out(
+    tmp_path: Path,
+) -> None:
+    photos, target = tmp_path / "my photos", tmp_path / "compressed"
+    photos.mkdir()
+    readable = {
+        suffix for suffix, format in Image.registered_extensions().items()
+        if format in image.READABLE
+    }  # fmt: skip
+    taken = {f"a{suffix}" for suffix in readable} | {"B.JPG", "c d.Tiff", "-e.PNG", "f.g.JpEg"}
+    left_out = {"notes.txt", "photo.heic", "jpg", "photo.jpg~"}
+    for name in taken | left_out:
+        (photos / name).write_bytes(b"x")
+    (photos / "folder.png").mkdir()
+    notes = tmp_path / "notes"
+    script = '#!/bin/sh\necho "$2" >> "$NOTES"\nfor last; do :; done\n: > "$last"\n'
+    environment = command_on_path(tmp_path)
+    (tmp_path / "commands" / "cdcodec").write_text(script, encoding="utf-8")
+    done = subprocess.run(
+        ["sh", EXAMPLES / "folder.sh", photos, target],
+        env={**environment, "NOTES": str(notes)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(notes.read_text(encoding="utf-8").splitlines()) == {
+        str(photos / name) for name in taken
+    }
+    assert {path.name for path in target.iterdir()} == {f"{name}.cdc" for name in taken}
+    reason = "is left out: its suffix is none of pictures that cdcodec reads"
+    assert set(done.stderr.splitlines()) == {f"{photos / name} {reason}" for name in left_out}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+def test_folder_goes_on_after_a_damaged_photograph_and_refuses_what_is_no_folder(
+    photo: Path, tmp_path: Path
+) -> None:
+    photos, target = tmp_path / "photos", tmp_path / "compressed"
+    photos.mkdir()
+    (photos / "a.JPG").write_bytes(b"damaged")
+    shutil.copy(photo, photos / "b.PNG")
+    done = run_shell("folder.sh", photos, target, "0.3", folder=tmp_path)
+    assert done.returncode == 1
+    assert f"cannot read {photos / 'a.JPG'}".encode() in done.stderr
+    assert [path.name for path in target.iterdir()] == ["b.PNG.cdc"]
+    done = run_shell("folder.sh", tmp_path / "none", target, folder=tmp_path)
+    assert (done.returncode, done.stderr) == (2, f"{tmp_path / 'none'} is not a folder\n".encode())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
 def test_pipeline_gives_the_photograph_back_on_stdout(photo: Path, tmp_path: Path) -> None:
-    png = run_shell("pipeline.sh", stdin=photo.read_bytes(), folder=tmp_path)
+    done = run_shell("pipeline.sh", stdin=photo.read_bytes(), folder=tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
     received = tmp_path / "received.png"
-    received.write_bytes(png)
-    with Image.open(received) as image:
-        assert image.size == (256, 192)
+    received.write_bytes(done.stdout)
+    with Image.open(received) as picture:
+        assert picture.size == (256, 192)
