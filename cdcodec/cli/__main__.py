@@ -36,6 +36,32 @@ COMMANDS = {
 """Name and summary of every command; `cli/NAME.py` has the command as `command`."""
 
 
+ELSEWHERE: tuple[tuple[frozenset[str], frozenset[str], str], ...] = (
+    (
+        frozenset({"--speed", "--effort", "-s", "-e"}),
+        frozenset({"--overwrite"}),
+        "there is one speed; cdcodec decode --steps N is quicker with fewer steps",
+    ),
+    (
+        frozenset({"--jobs", "-j"}),
+        frozenset({"--threads"}),
+        "--threads N bounds the threads; without it all are used",
+    ),
+    (
+        frozenset({"--lossless", "-l"}),
+        frozenset({"--overwrite"}),
+        "cdcodec is always lossy; for lossless files take PNG, WebP or JPEG XL",
+    ),
+    (
+        frozenset({"--distance", "-d"}),
+        frozenset({"--bpp"}),
+        "--bpp, --size or --quality says how far to compress",
+    ),
+    (frozenset({"--force", "-f"}), frozenset({"--overwrite"}), "did you mean --overwrite?"),
+)
+"""Options of other image codecs, options that a command must have for the answer, the answer."""
+
+
 class LazyGroup(console.Group):
     """Commands that are listed without being imported."""
 
@@ -88,7 +114,7 @@ def _show_versions(ctx: click.Context, _parameter: click.Parameter, wanted: bool
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="""
     \b
-    Examples:
+    cdcodec help COMMAND tells the options of a command. Examples:
       cdcodec encode photo.jpg --bpp 0.05      writes photo.cdc
       cdcodec decode photo.cdc -o again.png
       cdcodec encode - < photo.jpg | cdcodec decode - > again.png
@@ -109,6 +135,7 @@ def _show_versions(ctx: click.Context, _parameter: click.Parameter, wanted: bool
     """,
 )
 @click.option(
+    "-V",
     "--version",
     is_flag=True,
     is_eager=True,
@@ -168,8 +195,13 @@ def _lower(error: click.UsageError) -> str:
 
 
 def _usage_hint(error: click.UsageError) -> str | None:
-    if isinstance(error, console.UnknownCommand) and error.hint:
+    if isinstance(error, console.HintedError) and error.hint:
         return error.hint
+    if isinstance(error, click.NoSuchOption) and error.ctx:
+        known = {option for each in error.ctx.command.params for option in each.opts}
+        for options, needed, hint in ELSEWHERE:
+            if error.option_name in options and needed <= known:
+                return hint
     if isinstance(error, click.NoSuchOption) and error.possibilities:
         return f"did you mean {' or '.join(sorted(error.possibilities))}?"
     return f"see {error.ctx.command_path} --help" if error.ctx else None

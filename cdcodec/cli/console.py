@@ -15,26 +15,34 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, ProgressColumn, TaskID
+    from rich.progress import Progress, ProgressColumn, Task, TaskID
+    from rich.text import Text
+
+    from cdcodec.codec import DecoderInfo
 
 PATH = click.Path()
 """A file name for the shell to complete; what is there is checked by `files`."""
 
 BAR_DELAY_SECONDS = 1.0
+LONG_SECONDS = 60.0
+PACE_SECONDS = 2.0
+"""So long a bar watches the work before it says how long all of it takes."""
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-class Number(click.FloatRange):
+class _Finite(click.ParamType):  # type: ignore[type-arg]  # generic only in newer versions
     """A finite number."""
 
     name = "number"
@@ -47,6 +55,14 @@ class Number(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number", param, ctx)
         return number
+
+
+class Number(_Finite, click.FloatRange):
+    """A finite number of a range."""
+
+
+class AnyNumber(_Finite, click.types.FloatParamType):
+    """A finite number; the help of a range without ends would show its missing ends."""
 
 
 _SIZE = re.compile(r"(\d+\.?\d*|\.\d+)\s*(?:([km])(i?))?b?", re.IGNORECASE)
@@ -81,16 +97,22 @@ def device_name(text: str) -> str:
     return text
 
 
-class UnknownCommand(click.UsageError):
-    """What stands where a command should is none."""
+class HintedError(click.UsageError):
+    """Wrong usage with a hint at the right one."""
 
-    def __init__(self, name: str, hint: str | None, ctx: click.Context) -> None:
-        super().__init__(f"no such command {name!r}", ctx)
+    def __init__(self, message: str, hint: str | None, ctx: click.Context | None) -> None:
+        super().__init__(message, ctx)
         self.hint = hint
 
 
 class Group(click.Group):
-    """Commands that are named by the nearest one when they are misspelt."""
+    """Commands that are named by the nearest one when they are misspelt; `help` is --help."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read `help COMMAND` as `COMMAND --help`."""
+        if args[:1] == ["help"]:
+            args = [*args[1:], "--help"]
+        return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -98,7 +120,7 @@ class Group(click.Group):
         """Find the command that the first argument names."""
         known = self.list_commands(ctx)
         if args[0] not in known and not ctx.resilient_parsing:
-            raise UnknownCommand(args[0], self.meant(args[0], known), ctx)
+            raise HintedError(f"no such command {args[0]!r}", self.meant(args[0], known), ctx)
         return super().resolve_command(ctx, args)
 
     def meant(self, name: str, known: Sequence[str]) -> str | None:
@@ -149,15 +171,22 @@ class Talk:
         if self.json:
             click.echo(json.dumps(values, indent=2), err=stdout_taken)
 
-    def bar(self, label: str, *, unit: str | None = None) -> Bar:
+    def bar(self, label: str, *, unit: str | None = None, advice: str | None = None) -> Bar:
         """Return a progress bar, which stays away where nobody would see it.
 
         Args:
             label: What is being done.
-            unit: What it counts, "steps", "files" or "bytes"; None if it is never called.
+            unit: What it counts, as "steps" or "bytes"; None if it is never called.
+            advice: What makes it quicker, or nothing. Unless it is None, a note says so as soon as
+                it shows that the work takes over a minute.
         """
+
+        def warn(seconds: float) -> None:
+            takes = f"{label} takes about {math.ceil(seconds / 60)} minutes"
+            self.note(f"{takes}; {advice}" if advice else takes)
+
         seen = not self.quiet and not self.json and sys.stderr.isatty()
-        return Bar(label, unit=unit, seen=seen)
+        return Bar(label, unit=unit, seen=seen, warn=warn if advice is not None else None)
 
 
 class Bar:
@@ -167,9 +196,28 @@ class Bar:
     is happening. rich is imported when there is something to draw: short runs never wait for it.
     """
 
-    def __init__(self, label: str, *, unit: str | None, seen: bool) -> None:
+    def __init__(
+        self,
+        label: str,
+        *,
+        unit: str | None,
+        seen: bool,
+        warn: Callable[[float], None] | None = None,
+    ) -> None:
+        """Make a bar.
+
+        Args:
+            label: See Talk.bar; unit likewise.
+            unit: What it counts.
+            seen: Whether to draw anything.
+            warn: Called with the seconds that all the work takes, once they are known, if they are
+                more than LONG_SECONDS.
+        """
         self._label = label
         self._unit = unit
+        self._warn = warn
+        self._start = time.monotonic()
+        self._first: tuple[int, float] | None = None
         self._lock = threading.Lock()
         self._closed = False
         self._drawn: tuple[Progress, TaskID] | None = None
@@ -178,6 +226,7 @@ class Bar:
 
     def __enter__(self) -> Bar:
         """Start counting the time."""
+        self._start = time.monotonic()
         if self._timer:
             self._timer.daemon = True
             self._timer.start()
@@ -204,24 +253,58 @@ class Bar:
             if self._drawn:
                 bar, task = self._drawn
                 bar.update(task, completed=done, total=total)
+        if self._warn:
+            self._watch(self._warn, done, total)
+
+    def _watch(self, warn: Callable[[float], None], done: int, total: int) -> None:
+        """Warn if the pace since the first call makes the work long.
+
+        What came before that call, loading for the most part, happens once and is no measure.
+        """
+        now = time.monotonic()
+        if self._first is None:
+            self._first = done, now
+            return
+        first_done, first = self._first
+        if now - first < PACE_SECONDS or done == first_done:
+            return
+        left = (now - first) / (done - first_done) * (total - done)
+        if now - self._start + left > LONG_SECONDS and done < total:
+            warn(now - self._start + left)
+        self._warn = None
 
     def _draw(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
         from rich.progress import Progress as RichProgress
 
-        counts: dict[str | None, list[ProgressColumn]]
-        counts = {"bytes": [DownloadColumn()], None: []}
-        counts |= {unit: [MofNCompleteColumn()] for unit in ("steps", "files")}
+        class TimeLeft(TimeRemainingColumn):
+            def render(self, task: Task) -> Text:
+                """Write the time, once it is known."""
+                left = super().render(task)
+                return left.append(" left") if any(map(str.isdigit, left.plain)) else left
+
+        columns: list[ProgressColumn] = [TimeElapsedColumn()]
+        if self._unit is not None:
+            count = DownloadColumn() if self._unit == "bytes" else MofNCompleteColumn()
+            columns = [count, TimeLeft(compact=True)]
         with self._lock:
             if self._closed:
                 return
             bar = RichProgress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
-                *counts[self._unit],
+                *columns,
                 console=Console(stderr=True),
                 transient=True,
+                speed_estimate_period=3600,  # seconds; a step may take a minute
             )
             done, total = self._state or (0, None)
             self._drawn = bar, bar.add_task(self._label, completed=done, total=total)
@@ -246,6 +329,9 @@ json_option = click.option(
     help="Report as one JSON object on stdout (stderr if stdout takes the data).",
 )
 
+
+in_and_out = click.argument("names", metavar="IN [OUT]", nargs=-1, required=True, type=PATH)
+"""IN, and OUT where it can be nothing else; see `split_names`."""
 
 output_option = click.option(
     "-o",
@@ -294,7 +380,8 @@ def target_options(default: str = "") -> Callable[[_Command], _Command]:
                 "--quality",
                 type=Number(0, 100),
                 metavar="F",
-                help="Quality, where 0 is the smallest file that the model makes.",
+                help="Quality from 0, the model's smallest file, to 100, its largest. 75 is "
+                "another scale than cwebp's: its file is far smaller.",
             ),
             click.option(
                 "--size",
@@ -313,6 +400,38 @@ def target_options(default: str = "") -> Callable[[_Command], _Command]:
         return command
 
     return add
+
+
+def split_names(
+    names: Sequence[str], output: str | None, is_output: Callable[[Path], bool], several: str
+) -> tuple[str, str | None]:
+    """Return IN and OUT, which may stand behind IN or after -o.
+
+    Args:
+        names: What stood in the place of files.
+        output: What stood after -o.
+        is_output: Whether a second name can't be meant as another input.
+        several: What to do with several inputs.
+
+    Raises:
+        click.UsageError: There are several inputs, or two outputs.
+    """
+    ctx = click.get_current_context()
+    source, *others = names
+    if not others:
+        return source, output
+    if len(others) > 1 or not (others[0] == "-" or is_output(Path(others[0]))):
+        which = " and ".join(names) if len(names) == 2 else str(len(names))
+        message = f"{ctx.info_name} takes one file at a time, not {which}"
+        raise HintedError(message, f"{several}; -o names the output", ctx)
+    if output is not None:
+        raise HintedError(f"the output is named twice, {others[0]} and -o {output}", None, ctx)
+    return source, others[0]
+
+
+def each_in_shell(suffix: str, command: str) -> str:
+    """Return a hint at how a command that takes one file goes through a folder."""
+    return f'in a shell: for file in FOLDER/*{suffix}; do cdcodec {command} "$file"; done'
 
 
 def check_targets(*targets: float | None) -> None:
@@ -367,6 +486,20 @@ def error(message: str, hint: str | None) -> None:
 def rounded(values: Mapping[str, float], digits: int) -> dict[str, float]:
     """Round the values of a report."""
     return {name: round(value, digits) for name, value in values.items()}
+
+
+def decoder_fields(decoders: Mapping[str, DecoderInfo]) -> list[tuple[str, str]]:
+    """Return rows of a table, two for each decoder: what it is, and what it takes."""
+    fields = []
+    for name, each in decoders.items():
+        takes = each.range
+        if each.min_steps < each.max_steps:
+            takes += f", default {each.steps}"
+        for option, value in (("stochasticity", each.stochasticity), ("guidance", each.guidance)):
+            if value is not None:
+                takes += f"; --{option}, default {value:g}"
+        fields += [("decoder", f"{name}, {each.summary}"), ("", takes)]
+    return fields
 
 
 def bits_lines(bits: Mapping[str, float]) -> list[str]:

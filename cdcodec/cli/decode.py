@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cdcodec.cli import console, files
-from cdcodec.cli.console import PATH, Number, Talk
+from cdcodec.cli.console import AnyNumber, Number, Talk
 from cdcodec.errors import InputError
 
 if TYPE_CHECKING:
     from cdcodec.api import Decoded
 
 DEFAULT_FORMAT = "png"
+SEVERAL = console.each_in_shell(".cdc", "decode")
 _SUFFIXES = {"jpeg": ".jpg"}
 """Suffixes that differ from the name of their format."""
 
@@ -51,7 +52,7 @@ def image_format(name: str | None, output: str | None) -> str:
 
 
 @click.command(short_help="Turn a compressed file back into an image.")
-@click.argument("source", metavar="IN", type=PATH)
+@console.in_and_out
 @console.output_option
 @click.option(
     "--steps",
@@ -59,20 +60,24 @@ def image_format(name: str | None, output: str | None) -> str:
     metavar="N",
     help="Diffusion steps; default what the file says. 0 decodes without diffusion.",
 )
-@click.option("--decoder", metavar="NAME", help="Which decoder of the family; default its first.")
+@click.option(
+    "--decoder",
+    metavar="NAME",
+    help="Which of the decoders that cdcodec info lists; default the first.",
+)
 @console.model_option
 @console.seed_option
 @click.option(
     "--stochasticity",
     type=Number(min=0),
     metavar="G",
-    help="Standard deviation of the noise at the start; default the decoder's.",
+    help="Standard deviation of the noise, for decoders that take it; default the decoder's.",
 )
 @click.option(
     "--guidance",
-    type=Number(),
+    type=AnyNumber(),
     metavar="S",
-    help="Strength of guidance, for families that have it.",
+    help="Strength of guidance, for decoders that have it; cdcodec info lists decoders.",
 )
 @console.format_option
 @console.max_pixels_option
@@ -80,7 +85,7 @@ def image_format(name: str | None, output: str | None) -> str:
 @console.machine_options
 @console.talk_options
 def command(
-    source: str,
+    names: tuple[str, ...],
     output: str | None,
     steps: int | None,
     decoder: str | None,
@@ -98,14 +103,21 @@ def command(
 ) -> None:
     """Decode the compressed file IN.
 
-    Without -o, photo.cdc becomes photo.png beside it, and stdin (-) goes to stdout. If OUT is a
-    directory, the image keeps its name there.
+    Without OUT, photo.cdc becomes photo.png beside it, or photo.decoded.png if there is a photo.png
+    already, which --overwrite leaves alone too; stdin (-) goes to stdout. -o OUT is the same as
+    OUT; if it is a directory, the image keeps its name there.
     """
+    source, output = console.split_names(
+        names,
+        output,
+        lambda name: name.suffix.lower() not in ("", ".cdc") and not name.is_dir(),
+        SEVERAL,
+    )
     talk = Talk(quiet, verbose, as_json)
-    opened = files.source(source)
+    opened = files.source(source, several=SEVERAL)
     format = image_format(format_name, output)
     suffix = _SUFFIXES.get(format, f".{format}")
-    target = files.target(source, output, suffix, overwrite=overwrite)
+    target = files.target(source, output, suffix, overwrite=overwrite, aside="decoded")
 
     from cdcodec import api
     from cdcodec.codec import Decoding
@@ -121,9 +133,14 @@ def command(
     limits: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max_pixels}
     if model is not None:
         limits["model"] = model
-    with talk.bar("decoding", unit="steps") as bar:
+    with talk.bar("decoding", unit="steps", advice=quicker(steps)) as bar:
         decoded = api.decode(opened, Decoding(device=device, **chosen), progress=bar, **limits)
     deliver(talk, decoded, source, target, format)
+
+
+def quicker(steps: int | None) -> str:
+    """Return what to advise who waits long for so many steps; None are the default."""
+    return "--steps 1 is quickest" if steps is None or steps > 1 else ""
 
 
 def deliver(talk: Talk, decoded: Decoded, source: str, target: files.Target, format: str) -> None:
@@ -137,6 +154,8 @@ def deliver(talk: Talk, decoded: Decoded, source: str, target: files.Target, for
     seconds = {**decoded.seconds, "write": time.perf_counter() - start}
 
     steps_taken = f"{decoded.steps} step{'' if decoded.steps == 1 else 's'}"
+    if target.kept:
+        talk.note(f"{target.kept[0]} exists already and is kept")
     for note in picture.notes:
         talk.note(note)
     talk.say(

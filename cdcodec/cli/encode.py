@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cdcodec.cli import console, files
-from cdcodec.cli.console import PATH, Talk
+from cdcodec.cli.console import Talk
+from cdcodec.errors import InputError
 
 if TYPE_CHECKING:
     from cdcodec.api import Encoded
+
+
+SUFFIX = ".cdc"
+SEVERAL = "examples/folder.sh compresses a folder"
 
 
 def _complete_models(
@@ -26,7 +33,7 @@ def _complete_models(
 
 
 @click.command(short_help="Compress an image.")
-@click.argument("source", metavar="IN", type=PATH)
+@console.in_and_out
 @console.output_option
 @console.target_options("; default 0.1")
 @click.option(
@@ -60,7 +67,7 @@ def _complete_models(
 @console.machine_options
 @console.talk_options
 def command(
-    source: str,
+    names: tuple[str, ...],
     output: str | None,
     bpp: float | None,
     size: int | None,
@@ -80,13 +87,16 @@ def command(
     At most one of --bpp, --size and --quality says how far. --bpp and --size count the whole file,
     and it never takes more.
 
-    Without -o, photo.png becomes photo.cdc beside it, and stdin (-) goes to stdout. If OUT is a
-    directory, the file keeps its name there.
+    Without OUT, photo.png becomes photo.cdc beside it, and stdin (-) goes to stdout. -o OUT is the
+    same as OUT; if it is a directory, the file keeps its name there.
     """
+    source, output = console.split_names(
+        names, output, lambda name: name.suffix.lower() == SUFFIX, SEVERAL
+    )
     console.check_targets(bpp, size, quality)
     talk = Talk(quiet, verbose, as_json)
-    opened = files.source(source)
-    target = files.target(source, output, ".cdc", overwrite=overwrite)
+    opened = files.source(source, several=SEVERAL)
+    target = compressed_target(source, output, overwrite=overwrite)
 
     from cdcodec import api
 
@@ -105,6 +115,28 @@ def command(
             **named,
         )
     deliver(talk, encoded, source, target)
+
+
+def compressed_target(
+    source: str, output: str | None, *, overwrite: bool, aside: str | None = None
+) -> files.Target:
+    """Return where a compressed file goes; see files.target.
+
+    Any suffix but those of pictures will do, as in other codecs: a name may be of a temporary file.
+
+    Raises:
+        InputError: It can't go there, or everybody would take it for a picture.
+    """
+    if output is not None and not os.path.isdir(output):
+        from cdcodec.image import PICTURE_SUFFIXES
+
+        suffix = Path(output).suffix
+        if suffix.lower() in PICTURE_SUFFIXES:
+            raise InputError(
+                f"cannot write {output}: {suffix} is for pictures, and this is a compressed file",
+                hint=f"name it {Path(output).with_suffix(SUFFIX)}",
+            )
+    return files.target(source, output, SUFFIX, overwrite=overwrite, aside=aside)
 
 
 def deliver(

@@ -9,15 +9,16 @@ import click
 
 from cdcodec.cli import console, files
 from cdcodec.cli.console import PATH, Talk
-from cdcodec.cli.decode import deliver, image_format
+from cdcodec.cli.decode import deliver, image_format, quicker
 from cdcodec.errors import BitstreamError, InputError
 
 SUFFIX = ".enhanced"
+SEVERAL = console.each_in_shell(".jpg", "enhance")
 MAX_SYNTAX_FILE_BYTES = 64
 
 
 @click.command(short_help="Make another codec's picture look more natural.")
-@click.argument("source", metavar="IN", type=PATH)
+@console.in_and_out
 @console.output_option
 @click.option(
     "--steps",
@@ -55,7 +56,7 @@ MAX_SYNTAX_FILE_BYTES = 64
 @console.machine_options
 @console.talk_options
 def command(
-    source: str,
+    names: tuple[str, ...],
     output: str | None,
     steps: int | None,
     seed: int | None,
@@ -76,8 +77,12 @@ def command(
     and --syntax, a vector of at most 28 bytes is made of the original and written; whoever has it
     gets closer to the original with --syntax alone.
 
-    Without -o, photo.jpg becomes photo.enhanced.png beside it, and stdin (-) goes to stdout.
+    Without OUT, photo.jpg becomes photo.enhanced.png beside it, or photo.enhanced-2.png if that is
+    there already, and stdin (-) goes to stdout. -o OUT is the same as OUT, or a directory.
     """
+    source, output = console.split_names(
+        names, output, lambda name: name.suffix != "" and not name.exists(), SEVERAL
+    )
     if reference is not None and syntax is None:
         raise click.UsageError("--reference needs --syntax", click.get_current_context())
     if tune and reference is None:
@@ -86,9 +91,11 @@ def command(
     for option, name in (("--reference", reference), ("--syntax", syntax)):
         if name == files.STANDARD:
             raise click.UsageError(f"{option} must be a file", click.get_current_context())
-    opened = files.source(source)
+    opened = files.source(source, several=SEVERAL)
     format = image_format(format_name, output)
-    target = files.target(source, output, f"{SUFFIX}.{format}", overwrite=overwrite)
+    target = files.target(
+        source, output, f"{SUFFIX}.{format}", overwrite=overwrite, aside="enhanced"
+    )
     vector, description = None, b""
     if reference is not None:
         files.source(reference)
@@ -110,7 +117,7 @@ def command(
             description = enhancement.describe(
                 reference, picture, tune=tune, device=device, progress=bar, **named
             )
-    with talk.bar("enhancing", unit="steps") as bar:
+    with talk.bar("enhancing", unit="steps", advice=quicker(steps)) as bar:
         decoded = enhancement.enhance(
             picture,
             Decoding(device=device, **chosen),

@@ -8,8 +8,8 @@ import shutil
 import stat
 import sys
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from itertools import chain, count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,19 +18,31 @@ from cdcodec.errors import InputError
 STANDARD = "-"
 
 
-@dataclass(frozen=True)
 class Target:
-    """Where an output goes.
+    """Where an output goes: stdout, or the first of some places that it can have.
 
     Attributes:
         name: As the user would name it.
         path: The file, or None for stdout.
         overwrite: Replace the file if it is there.
+        kept: Names of the places that other files have.
     """
 
-    name: str
-    path: Path | None
-    overwrite: bool = False
+    def __init__(self, places: Iterable[tuple[Path, bool]]) -> None:
+        """Take the first place that is free.
+
+        Args:
+            places: Files, and whether each is replaced if it is there; none for stdout.
+        """
+        self._places = iter(places)
+        self.name = "stdout"
+        self.path: Path | None = None
+        self.overwrite = False
+        self.kept: list[str] = []
+        if place := next(self._places, None):
+            self._take(*place)
+            while self._taken() and self._go_on():
+                pass
 
     @property
     def is_stdout(self) -> bool:
@@ -52,25 +64,59 @@ class Target:
                 with self.path.open("wb") as fp:
                     yield fp
             else:
-                yield from self._replaced(self.path)
+                yield from self._whole(self.path)
         except BrokenPipeError:
             raise
         except OSError as error:
             reason = error.strerror or error
             raise InputError(f"cannot write {self.name}: {reason}") from error
 
-    def _replaced(self, path: Path) -> Iterator[BinaryIO]:
-        path = Path(os.path.realpath(path))  # a link goes on pointing to the file
-        part = path.with_name(f".cdcodec-{uuid.uuid4().hex}.part")
+    def _whole(self, path: Path) -> Iterator[BinaryIO]:
+        part = _real(path).with_name(f".cdcodec-{uuid.uuid4().hex}.part")
         try:
             with part.open("xb") as fp:
                 yield fp
-            if path.exists():
-                self.check()  # it may have come while we worked
-                shutil.copymode(path, part)
-            os.replace(part, path)
+            while not self._put(part):  # a file may have come while we worked
+                if not self._go_on():
+                    self.check()
         finally:
             part.unlink(missing_ok=True)
+
+    def _put(self, part: Path) -> bool:
+        """Give a whole file its name, unless that is another's to keep."""
+        assert self.path is not None
+        path = _real(self.path)  # a link goes on pointing to the file
+        if self.overwrite:
+            if path.exists():
+                shutil.copymode(path, part)
+            os.replace(part, path)
+            return True
+        try:
+            path.open("xb").close()  # so that of several processes one gets the name
+        except FileExistsError:
+            return False
+        try:
+            os.replace(part, path)
+        except BaseException:
+            path.unlink()
+            raise
+        return True
+
+    def _take(self, path: Path, overwrite: bool) -> None:
+        self.name, self.path, self.overwrite = os.fspath(path), path, overwrite
+
+    def _taken(self) -> bool:
+        path = self.path
+        return path is not None and path.exists() and not self.overwrite and not _is_special(path)
+
+    def _go_on(self) -> bool:
+        """Take the next place, if there is one."""
+        place = next(self._places, None)
+        if place is None:
+            return False
+        self.kept.append(self.name)
+        self._take(*place)
+        return True
 
     def check(self) -> None:
         """Raise now what would only come up when everything is done.
@@ -86,13 +132,13 @@ class Target:
             return
         if _is_special(self.path):
             return
-        folder = Path(os.path.realpath(self.path)).parent
+        folder = _real(self.path).parent
         if not folder.is_dir():
             raise InputError(
                 f"cannot write {self.name}: there is no folder {self.path.parent}",
                 hint="make it first",
             )
-        if self.path.exists() and not self.overwrite:
+        if self._taken():
             raise InputError(
                 f"{self.name} exists already", hint="--overwrite replaces it, -o names another"
             )
@@ -100,8 +146,12 @@ class Target:
             raise InputError(f"cannot write {self.name}: {folder} is not writable")
 
 
-def source(name: str) -> str | BinaryIO:
+def source(name: str, *, several: str | None = None) -> str | BinaryIO:
     """Return what IN names: a path, or stdin.
+
+    Args:
+        name: IN.
+        several: What to do with all files of a folder, a hint.
 
     Raises:
         InputError: There is nothing to read.
@@ -111,13 +161,15 @@ def source(name: str) -> str | BinaryIO:
             raise InputError("stdin is the terminal", hint="name a file, or pipe one in")
         return sys.stdin.buffer
     if os.path.isdir(name):
-        raise InputError(f"cannot read {name}: it is a directory")
+        raise InputError(f"cannot read {name}: it is a directory", hint=several)
     if not os.path.exists(name):
         raise InputError(f"cannot read {name or repr(name)}: no such file")
     return name
 
 
-def target(source_name: str, name: str | None, suffix: str, *, overwrite: bool) -> Target:
+def target(
+    source_name: str, name: str | None, suffix: str, *, overwrite: bool, aside: str | None = None
+) -> Target:
     """Return where OUT goes, checked.
 
     Args:
@@ -126,6 +178,9 @@ def target(source_name: str, name: str | None, suffix: str, *, overwrite: bool) 
             beside IN (stdout if IN is stdin).
         suffix: Of a name that is made from IN's.
         overwrite: Replace an existing file.
+        aside: What is added to a name that is made from IN's if another file has it: with
+            "decoded", photo.png becomes photo.decoded.png, then photo.decoded-2.png. Only these are
+            replaced by overwrite: the first may be the original. None makes an error of it.
 
     Raises:
         InputError: It can't be written, would replace something, or is IN.
@@ -133,27 +188,40 @@ def target(source_name: str, name: str | None, suffix: str, *, overwrite: bool) 
     if name is None and source_name == STANDARD:
         name = STANDARD
     if name == STANDARD:
-        chosen = Target("stdout", None)
+        chosen = Target(())
     elif name is None:
-        chosen = _named(Path(source_name).with_suffix(suffix), overwrite)
+        chosen = Target(_places(Path(source_name).with_suffix(""), suffix, overwrite, aside))
     elif not name:
         raise InputError("the name of the output is empty")
     elif not os.path.isdir(name):
-        chosen = _named(Path(name), overwrite)
+        chosen = Target([(Path(name), overwrite)])
         if name.endswith(("/", os.sep)):
             raise InputError(f"there is no folder {name}", hint="make it first")
     elif source_name == STANDARD:
         raise InputError(f"{name} is a directory", hint="name a file in it")
     else:
-        chosen = _named(Path(name, Path(source_name).stem + suffix), overwrite)
+        chosen = Target(_places(Path(name, Path(source_name).stem), suffix, overwrite, aside))
     if chosen.path is not None and _same(source_name, chosen.path):
         raise InputError(f"{source_name} is both input and output", hint="name another with -o")
     chosen.check()
     return chosen
 
 
-def _named(path: Path, overwrite: bool) -> Target:
-    return Target(os.fspath(path), path, overwrite)
+def _places(
+    path: Path, suffix: str, overwrite: bool, aside: str | None
+) -> Iterable[tuple[Path, bool]]:
+    """Return the places of an output that the user didn't name; path has no suffix yet."""
+    plain = path.with_name(path.name + suffix), overwrite
+    if aside is None:
+        return [plain]
+    ending = suffix.removeprefix(f".{aside}")  # which enhance adds to all its names
+    first = path.with_name(f"{path.name}.{aside}{ending}"), overwrite
+    more = ((path.with_name(f"{path.name}.{aside}-{k}{ending}"), False) for k in count(2))
+    return chain([first] if plain == first else [(plain[0], False), first], more)
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
 
 
 def _same(source_name: str, path: Path) -> bool:

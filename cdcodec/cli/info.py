@@ -58,6 +58,7 @@ def _lines(source: str, described: FileInfo) -> list[str]:
         ("model", f"{model} (id {described.model_id})"),
         ("rate point", str(described.point)),
         ("steps", str(described.steps)),
+        *console.decoder_fields(described.decoders),
     ]
     if described.symbols_sha256 is not None:
         fields.append(("symbols", f"sha256 {described.symbols_sha256}"))

@@ -7,12 +7,14 @@ from typing import Any
 import click
 
 from cdcodec.cli import console, files
-from cdcodec.cli.console import PATH, Talk
-from cdcodec.cli.encode import deliver
+from cdcodec.cli.console import Talk
+from cdcodec.cli.encode import SUFFIX, compressed_target, deliver
+
+SEVERAL = console.each_in_shell(SUFFIX, "transcode --bpp 0.05")
 
 
 @click.command(short_help="Make a smaller file of a compressed one, without the original.")
-@click.argument("source", metavar="IN", type=PATH)
+@console.in_and_out
 @console.output_option
 @console.target_options()
 @console.model_option
@@ -20,7 +22,7 @@ from cdcodec.cli.encode import deliver
 @console.overwrite_option
 @console.talk_options
 def command(
-    source: str,
+    names: tuple[str, ...],
     output: str | None,
     bpp: float | None,
     size: int | None,
@@ -38,16 +40,23 @@ def command(
     written of the original at this point of the model; it takes neither the original nor networks.
     A file can't get larger: it is copied if it is within --bpp or --size already.
 
-    -o names the smaller file, or a directory where it keeps its name; stdin (-) goes to stdout.
+    Without OUT, large.cdc becomes large.transcoded.cdc beside it, and stdin (-) goes to stdout.
+    -o OUT is the same as OUT; if it is a directory, the file keeps its name there.
     """
+    source, output = console.split_names(
+        names,
+        output,
+        lambda name: name.suffix.lower() == SUFFIX and not name.exists(),
+        SEVERAL,
+    )
     console.check_targets(bpp, size, quality)
     if bpp is None and size is None and quality is None:
         raise click.UsageError(
             "one of --bpp, --size and --quality must say how far", click.get_current_context()
         )
     talk = Talk(quiet, verbose, as_json)
-    opened = files.source(source)
-    target = files.target(source, output, ".cdc", overwrite=overwrite)
+    opened = files.source(source, several=SEVERAL)
+    target = compressed_target(source, output, overwrite=overwrite, aside="transcoded")
 
     from cdcodec.transcoding import transcode
 

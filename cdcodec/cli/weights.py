@@ -82,11 +82,13 @@ def list_sets(as_json: bool) -> None:
 @console.json_option
 def show(name: str, as_json: bool) -> None:
     """Say all that the registry knows about the weights NAME."""
-    from cdcodec import weights
+    from cdcodec import families, weights
 
     chosen = weights.find(name)
+    decoders = families.decoders(chosen)
     if as_json:
-        Talk(json=True).report(_report(chosen))
+        listed = {key: asdict(each) for key, each in decoders.items()}
+        Talk(json=True).report({**_report(chosen), "decoders": listed})
         return
     fields = [
         ("name", chosen.name),
@@ -105,6 +107,7 @@ def show(name: str, as_json: bool) -> None:
         ]
     if hint := _way_to(chosen):
         fields.append(("to get it", hint))
+    fields += console.decoder_fields(decoders)
     fields += [(key, f"{value:g}") for key, value in chosen.measured.items()]
     click.echo("\n".join(console.table(fields)))
 
