@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cdcodec import families, image, models
+from cdcodec import families, models
 from cdcodec.api import Decoded, ImageSource, Stopwatch, load_picture, resolve
 from cdcodec.bitstream import container as box
 from cdcodec.codec import Decoding, Enhancing, Progress
