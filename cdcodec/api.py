@@ -370,7 +370,7 @@ def info(
     Args:
         source: A path, the file's bytes or an open file.
         verify: Read every symbol.
-        model: As in decode, for verify.
+        model: As in decode.
         max_pixels: Larger images are refused.
         offline: Never fetch weights.
 
@@ -380,12 +380,15 @@ def info(
     data = read_bytes(source)
     file = read_file(source, data, max_pixels)
     header = file.header
+    family = families.by_number(header.family)
     payload_bytes = sum(len(chunk.payload) for chunk in file.chunks)
-    model = _model_of(header.model_id)
+    chosen, walk = _known(header.model_id), None
+    if verify or model is not None:
+        chosen, walk = open_walk(file, family, offline, model)
     described = FileInfo(
         format_version=box.FORMAT_VERSION,
-        family=families.by_number(header.family),
-        model=model,
+        family=family,
+        model=None if chosen is None else chosen.name,
         model_id=header.model_id.hex(),
         width=header.width,
         height=header.height,
@@ -396,21 +399,18 @@ def info(
         grey=file.chunk(ChunkType.COLOUR) is not None,
         chunks=tuple((chunk.name, len(chunk.payload)) for chunk in file.chunks),
         overhead_bytes=len(data) - payload_bytes,
-        decoders=families.decoders(weights.find(model)) if model else {},
+        decoders={} if chosen is None else families.decoders(chosen),
     )
-    if not verify:
+    if walk is None or not verify:
         return described
-    chosen, walk = open_walk(file, described.family, offline, model)
     _latents, reader = read_latents(file, walk)
-    return replace(
-        described, model=chosen.name, symbols_sha256=reader.digest(), bits=dict(reader.bits)
-    )
+    return replace(described, symbols_sha256=reader.digest(), bits=dict(reader.bits))
 
 
-def _model_of(model_id: bytes) -> str | None:
-    """Return the name of the weight set that decoding would use, or None if there is none."""
+def _known(model_id: bytes) -> weights.WeightSet | None:
+    """Return the weight set that decoding would use, or None if there is none."""
     try:
-        return weights.by_model_id(model_id).name
+        return weights.by_model_id(model_id)
     except WeightsError:
         return None
 
@@ -512,10 +512,10 @@ def _weights_of(model_id: bytes) -> weights.WeightSet:
 
 def _other_weights(model: str, model_id: bytes) -> WeightsError:
     """Return what to raise when a file wasn't made with the weights that the user names."""
-    known = _model_of(model_id)
+    known = _known(model_id)
     return WeightsError(
         f"the file was not made with {model}, but with weights of the id {model_id.hex()}",
-        hint=f"{known} has that id, and is found without --model" if known else None,
+        hint=f"{known.name} has that id, and is found without --model" if known else None,
     )
 
 
