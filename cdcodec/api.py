@@ -30,7 +30,7 @@ from cdcodec.codec import (
     SideWalk,
     Walk,
 )
-from cdcodec.draft import Draft, Drafter
+from cdcodec.draft import Draft, Drafter, Fit
 from cdcodec.entropy.coder import Reader
 from cdcodec.errors import BitstreamError, InputError, OptionError, OutOfReach, WeightsError
 
@@ -161,8 +161,9 @@ def encode(
 
     Args:
         source: A path, a file's bytes, an open file or a Pillow image.
-        bpp: Bits per pixel of the whole file, not to be exceeded.
-        size: Bytes of the whole file, not to be exceeded.
+        bpp: Bits per pixel of the whole file, not to be exceeded. The largest file that fits is
+            written: of large pictures, the largest of several rate points about the target.
+        size: Bytes of the whole file, likewise.
         quality: 0..100, linear in the rate points of the model. At most one of bpp, size and
             quality; without any, bpp is 0.1, or whatever it is with a model of a single rate.
         model: A weight set of the registry, or the path of a weight file.
@@ -243,11 +244,8 @@ def encode(
             budget = int(target_bpp * pixels / 8)
         else:
             budget, target_bpp = int(size), 8 * size / pixels
-        draft = finish(drafter.fit(budget))
-        if draft.told:  # room was left for the longest, so there may be some for a higher point
-            other = drafter.fit(budget, draft.told)
-            if other.point > draft.point and len((other := finish(other)).data) <= budget:
-                draft = other
+        fit = Fit(drafter, budget, finish if isinstance(codec, Describing) else None)
+        draft = fit.draft
         if tune and len((tuned := finish(draft, tune)).data) <= budget:
             draft = tuned
         taken = len(draft.data)
@@ -259,10 +257,10 @@ def encode(
                 )
             notes.append(f"{DEFAULT_BPP} bpp are too few for an image so small: {smallest}")
         if taken < 0.96 * budget:
-            if draft.point == points - 1:
+            larger = fit.larger()
+            if larger is None:
                 notes.append(f"{model} cannot use more than {8 * taken / pixels:.3f} bpp")
             else:
-                larger = len(drafter.write(draft.point + 1, draft.told).data)
                 notes.append(
                     f"the next larger file has {larger} bytes, {8 * larger / pixels:.4f} bpp"
                 )

@@ -8,7 +8,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cache
 
-from cdcodec import families
+from cdcodec import families, rate
 from cdcodec.api import (
     SIDE,
     Encoded,
@@ -23,15 +23,15 @@ from cdcodec.api import (
 from cdcodec.bitstream import container as box
 from cdcodec.bitstream.container import ChunkType
 from cdcodec.codec import Latents, ScalableWalk, Shrinker
-from cdcodec.draft import Draft, Drafter
+from cdcodec.draft import Draft, Drafter, Trials
 from cdcodec.errors import InputError, OutOfReach
 
 GUESSES = 6
 """Files written by guess; if they close in too slowly, the rest is found by halving."""
 
 NEAR_ENOUGH = 0.98
-"""A file this near to the target, and not above it, is taken. Encoding looks for a nearer one
-(rate.CLOSE_ENOUGH), but there writing is the least."""
+"""A file this near to the target, and not above it, is taken. Encoding looks for the largest that
+fits, but there writing is the least."""
 
 
 @dataclass(frozen=True)
@@ -154,12 +154,14 @@ def _fit(drafter: Drafter, shrinker: Shrinker, budget: int, source_bytes: int) -
         OutOfReach: If even the smallest is too large.
     """
     estimate = cache(shrinker.estimate)
-    best: Draft | None = None
+    trials = Trials(drafter.write, budget)
     low, high = -1, drafter.header.point  # the file fits at low, and doesn't at high
     sizes = {high: source_bytes}
     last = high
     for guesses in itertools.count():
-        if high - low <= 1 or best is not None and len(best.data) >= NEAR_ENOUGH * budget:
+        if low >= 0 and sizes[low] >= NEAR_ENOUGH * budget:
+            return trials.draft
+        if high - low <= 1:
             break
         between = range(low + 1, high)
         point = between[len(between) // 2]
@@ -173,18 +175,20 @@ def _fit(drafter: Drafter, shrinker: Shrinker, budget: int, source_bytes: int) -
             wanted = _wanted(aim, *((estimate(each), sizes[each]) for each in (last, other)))
             # Estimates rise but for a few per cent: where they don't, the next guess sees to it.
             point = between[max(bisect_right(between, wanted, key=estimate) - 1, 0)]
-        draft = drafter.write(point)
-        last, sizes[point] = point, len(draft.data)
+        last, sizes[point] = point, trials.measure(point)
         if sizes[point] > budget:
             high = point
         else:
-            low, best = point, draft
-    if best is None:  # the last one that was written is that of point 0, as is the source if none
-        wrote = sizes[high]
-        bpp = 8 * wrote / (drafter.header.width * drafter.header.height)
-        hint = f"the smallest possible file has {wrote} bytes, {bpp:.4f} bpp"
+            low = point
+    points = drafter.header.point
+    reach = points if low < 0 else drafter.reach
+    sizes = rate.look_around(trials.measure, points, budget, low, sizes, reach)
+    smallest = min(sizes.values())
+    if smallest > budget:
+        bpp = 8 * smallest / (drafter.header.width * drafter.header.height)
+        hint = f"the smallest possible file has {smallest} bytes, {bpp:.4f} bpp"
         raise OutOfReach(f"{budget} bytes are too few for this image", hint=hint)
-    return best
+    return trials.draft
 
 
 def _wanted(aim: float, last: tuple[float, int], other: tuple[float, int]) -> float:

@@ -134,12 +134,17 @@ def test_a_file_without_the_chunk_is_refused(original: Pixels) -> None:
         api.decode(box.write(replace(file, chunks=(*latents, other))), ON_CPU)
 
 
-def test_room_that_the_vector_leaves_is_used(original: Pixels) -> None:
+def test_room_that_the_vector_leaves_is_used(original: Pixels, walk: CgdmWalk) -> None:
     picture = Image.fromarray(original)
-    sizes = [len(api.encode(picture, quality=q, model=MODEL, device="cpu").data) for q in (40, 60)]
-    for budget in range(*sizes, 37):
-        taken = len(api.encode(picture, size=budget, model=MODEL, device="cpu").data)
-        assert 0.85 * budget <= taken <= budget
+    last = walk.rate_points - 1
+    sizes = [
+        len(api.encode(picture, quality=100 * point / last, model=MODEL, device="cpu").data)
+        for point in range(last + 1)
+    ]
+    for budget in (size + by for size in sizes for by in (-1, 0, MAX_SYNTAX_BYTES)):
+        if budget >= min(sizes):
+            taken = len(api.encode(picture, size=budget, model=MODEL, device="cpu").data)
+            assert taken == max(size for size in sizes if size <= budget)
 
 
 # The decoder

@@ -14,7 +14,7 @@ from skimage import data
 from cdcodec import api, families, weights
 from cdcodec.codec import Codec, Decoding, Describing, Latents, Pixels, SideWalk, Walk
 from cdcodec.entropy.coder import Meter, Reader, Writer
-from cdcodec.errors import InputError, WeightsError
+from cdcodec.errors import InputError, OutOfReach, WeightsError
 
 # The largest tile that an axis of 320 pixels is cut into, and the smallest that overlaps allow.
 SMALL_TILE = 256
@@ -228,27 +228,47 @@ def test_an_impossible_tile_is_refused(
         decoded(file, tile=side)
 
 
-def test_the_target_is_kept_and_used_up(subject: Subject, photograph: Image.Image) -> None:
-    smallest, largest = (len(subject.encode(photograph, quality=q).data) for q in (0, 100))
-    for target in np.geomspace(smallest + 40, largest - 1, 4).astype(int).tolist():
-        encoded = subject.encode(photograph, size=target)
-        assert len(encoded.data) <= target
-        if len(encoded.data) < 0.96 * target:  # then the points are too far apart
-            above = (encoded.point + 1) / (subject.walk.rate_points - 1)
-            assert len(subject.encode(photograph, quality=100 * above).data) > target
-    pixels = photograph.width * photograph.height
-    encoded = subject.encode(photograph, bpp=8 * smallest / pixels)
-    assert encoded.bpp <= 8 * smallest / pixels
-    assert encoded.bpp == 8 * len(encoded.data) / pixels
+@pytest.fixture(scope="module")
+def patch(photograph: Image.Image) -> Image.Image:
+    """A picture that is small enough to be encoded at all rate points."""
+    return photograph.crop((200, 90, 200 + 48, 90 + 40))
 
 
-def test_targets_out_of_range_say_so(subject: Subject, crop: Image.Image) -> None:
-    with pytest.raises(InputError, match="bytes") as caught:
-        subject.encode(crop, bpp=0.0001)
-    assert caught.value.hint is not None
-    assert f"{len(subject.encode(crop, quality=0).data)} bytes" in caught.value.hint
-    encoded = subject.encode(crop, bpp=100)
-    assert encoded.point == subject.walk.rate_points - 1
+@pytest.fixture(scope="module")
+def sizes(subject: Subject, patch: Image.Image) -> list[int]:
+    """The bytes of a small picture's file at each rate point."""
+    last = subject.walk.rate_points - 1
+    return [len(subject.encode(patch, quality=100 * p / last).data) for p in range(last + 1)]
+
+
+def test_the_largest_file_that_fits_is_written(
+    subject: Subject, patch: Image.Image, sizes: list[int]
+) -> None:
+    pixels = patch.width * patch.height
+    chosen = sorted(set(sizes))[:: max(1, len(set(sizes)) // 4)]
+    for budget in [*chosen, *(size - 1 for size in chosen[1:]), max(sizes)]:
+        encoded = subject.encode(patch, size=budget)
+        largest = max(size for size in sizes if size <= budget)
+        assert len(encoded.data) == largest == sizes[encoded.point]
+        assert encoded.target_bpp == 8 * budget / pixels
+        assert encoded.bpp == 8 * largest / pixels
+        larger = [size for size in sizes if size > budget]
+        note = f"the next larger file has {min(larger, default=0)} bytes, "
+        assert [each.startswith(note) for each in encoded.notes] == [True] * (
+            largest < 0.96 * budget
+        )
+    assert subject.encode(patch, bpp=8 * (budget + 0.5) / pixels).data == encoded.data
+
+
+def test_targets_out_of_range_say_so(
+    subject: Subject, patch: Image.Image, sizes: list[int]
+) -> None:
+    for target in ({"bpp": 0.0001}, {"size": min(sizes) - 1}):
+        with pytest.raises(OutOfReach, match="bytes are too few") as caught:
+            subject.encode(patch, **target)
+        assert f"the smallest possible file has {min(sizes)} bytes, " in str(caught.value.hint)
+    encoded = subject.encode(patch, bpp=100)
+    assert len(encoded.data) == max(sizes)
     assert any("cannot use more" in note for note in encoded.notes)
 
 

@@ -61,24 +61,18 @@ class Anchor:
         trials: dict[int, Compressed] = {}
 
         def measure(index: int) -> int:
-            if index not in trials:
-                trials[index] = self.coder.encode(pixels, scale[index])
+            trials[index] = self.coder.encode(pixels, scale[index])
             return len(trials[index].data)
 
-        found = rate.search(measure, len(scale), target_bytes) if target_bytes else 0
-        if not rate.CLOSE_ENOUGH * target_bytes <= measure(found) <= target_bytes:
-            # Sizes aren't quite monotonic: what lies next to the find may fit better.
-            for index in (found - 1, found + 1, found + 2):
-                if 0 <= index < len(scale):
-                    measure(index)
-        fitting = [trial for trial in trials.values() if len(trial.data) <= target_bytes]
-        if not fitting:
-            smallest = min(len(trial.data) for trial in trials.values())
+        sizes = rate.search(measure, len(scale), target_bytes, reach=2, enough=rate.CLOSE_ENOUGH)
+        best = trials[rate.best(sizes, target_bytes)]
+        if len(best.data) > target_bytes:
+            smallest = len(best.data)
             raise OutOfReach(
                 f"{self.label}'s smallest file for this picture has {smallest:,} bytes, "
                 f"{8 * smallest / (height * width):.4f} bpp"
             )
-        return max(fitting, key=lambda trial: len(trial.data))
+        return best
 
     def decode(self, data: bytes, steps: int | None) -> Restored:
         """Decode a file; see Contender."""
