@@ -17,7 +17,7 @@ NOTHING: Latents = {}
 
 DIFFERENCE = 4
 """Bytes by which descriptions of one image at two rate points may differ in length: a word of the
-entropy coder. Those of the bundled weights differ by one."""
+entropy coder. Those of cgdm-nano and cgdm-tiny differed by one on the few pictures measured."""
 
 
 @dataclass(frozen=True)
