@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from cdcodec import families
 from cdcodec.codec import Decoding
-from cdcodec.diffusion import pictures, schedules
+from cdcodec.diffusion import pictures, samplers, schedules
 from cdcodec.entropy.coder import Meter
 from cdcodec.entropy.exact import ExactLayer
 from cdcodec.entropy.quantise import dequantise, quantise
@@ -278,8 +278,8 @@ def test_the_rate_term_grows_during_its_warm_up(network: CdcNetwork, batch: Tens
     assert losses[0] < losses[-1]
 
 
-def test_the_chain_stage_lowers_its_losses_and_leaves_the_bits_alone(
-    network: CdcNetwork, batch: Tensor, lpips: Path, tmp_path: Path
+def test_the_chain_stage_lowers_its_loss_and_leaves_the_bits_alone(
+    network: CdcNetwork, batch: Tensor, lpips: Path
 ) -> None:
     config = objectives.ChainConfig(lpips=str(lpips), chain_steps=(2,), adversarial=0.0)
     before = integers(network, batch, 0.4)
@@ -288,12 +288,12 @@ def test_the_chain_stage_lowers_its_losses_and_leaves_the_bits_alone(
     }
     model_id = export.walk_of(network).model_id
     objective = objectives.ChainObjective(network, config)
-    logs = list(descend(objective, batch, steps=10, learning_rate=2e-3, chain=2))
+    every = config.first_every
+    logs = list(descend(objective, batch, steps=4 * every, learning_rate=2e-3, chain=every))
 
-    assert [("first" in log, "lpips" in log) for log in logs] == [(True, False), (False, True)] * 5
-    first, later = logs[::2], logs[1::2]
-    assert first[-1]["total"] < first[0]["total"]
-    assert later[-1]["total"] < later[0]["total"]
+    assert ["psnr_first" in log for log in logs] == ([True] + [False] * (every - 1)) * 4
+    for place in range(every):
+        assert logs[place - every]["total"] < logs[place]["total"]
 
     for parameter in network.entropy_parameters():
         assert not parameter.requires_grad
@@ -306,50 +306,58 @@ def test_the_chain_stage_lowers_its_losses_and_leaves_the_bits_alone(
     assert len(trained) + len(frozen) == len(list(network.parameters()))
 
 
-def test_a_chain_has_as_many_links_as_steps_and_then_takes_the_next_batch(
+def test_the_discriminator_learns_beside_the_chain(
     network: CdcNetwork, batch: Tensor, lpips: Path
 ) -> None:
     objective = objectives.ChainObjective(
         network, objectives.ChainConfig(lpips=str(lpips), chain_steps=(3,))
     )
-    taken = 0
-
-    def batches() -> Tensor:
-        nonlocal taken
-        taken += 1
-        return batch
-
-    generator = torch.Generator().manual_seed(0)
-    judge = [p.detach().clone() for p in objective.adversary.discriminator.parameters()]
-    firsts = []
-    for _ in range(6):
-        _loss, logs = objective.loss(batches, generator)
-        firsts.append("first" in logs)
-    assert firsts == [True, False, False] * 2
-    assert taken == 2
-    changed = zip(judge, objective.adversary.discriminator.parameters(), strict=True)
-    assert any(not torch.equal(old, new) for old, new in changed)
-    assert set(objective.modules()) == {"discriminator"}
+    (discriminator,) = objective.modules().values()
+    before = {name: tensor.clone() for name, tensor in discriminator.state_dict().items()}
+    objective.loss(lambda: batch, torch.Generator().manual_seed(0))
+    after = discriminator.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any(name.startswith("heads") for name in changed)
+    assert not any(name.startswith("mixers") for name in changed)
 
 
 def test_the_links_of_training_are_the_steps_of_the_sampler(
-    network: CdcNetwork, batch: Tensor, lpips: Path
+    network: CdcNetwork, batch: Tensor, lpips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The state after two links is what ddim would have been in with the same start."""
+    """The network sees what ddim would show it, from the first step to the last."""
     config = objectives.ChainConfig(lpips=str(lpips), chain_steps=(4,))
     objective = objectives.ChainObjective(network, config)
-    generator = torch.Generator().manual_seed(1)
-    objective.loss(lambda: batch, generator)
-    state = objective.state
-    assert state is not None
-    assert state.base is not None
-    x_t, x_0, n = state.x_t, state.base, state.indices[0]
-    alpha_bar = schedules.cosine(TINY.train_steps).alpha_bar
-    m = state.indices[1]
-    signal, noise = alpha_bar[m] ** 0.5, (1 - alpha_bar[m]) ** 0.5
-    eps = (x_t - signal * x_0) / noise
-    start = alpha_bar[n] ** 0.5 * x_0 + (1 - alpha_bar[n]) ** 0.5 * eps
-    assert start.std().item() == pytest.approx(config.gamma, rel=0.02)
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def predict(x_t: Tensor, level: Tensor, *_rest: object) -> Tensor:
+        seen.append((x_t, level))
+        return torch.tanh(x_t + level[:, None, None, None]).requires_grad_()
+
+    pyramid = network.pyramid(torch.zeros(4, TINY.y_channels, 4, 4), torch.zeros(4))
+    monkeypatch.setattr(network, "pyramid", lambda *_: pyramid)
+    monkeypatch.setattr(network, "predict", predict)
+    seed = 0
+    while len(seen) != 4:  # until the last link is drawn
+        seen.clear()
+        generator = torch.Generator().manual_seed(seed := seed + 1)
+        objective.loss(lambda: batch, generator)
+
+    schedule = schedules.cosine(TINY.train_steps)
+    indices = schedules.trailing_timesteps(4, len(schedule))
+    assert [level[0].item() for _, level in seen[1:]] == pytest.approx(
+        [n / len(schedule) for n in indices[1:]]
+    )
+    alpha = float(schedule.alpha_bar[indices[1]])
+    first = torch.tanh(torch.ones_like(seen[1][0]))
+    start = (seen[1][0] - alpha**0.5 * first) / (1 - alpha) ** 0.5
+
+    def denoise(x_t: Tensor, n: int) -> Tensor:
+        if n == indices[0]:
+            return first
+        torch.testing.assert_close(x_t, seen[indices.index(n)][0], atol=1e-4, rtol=1e-4)
+        return torch.tanh(x_t + n / len(schedule))
+
+    samplers.ddim(denoise, start, indices, schedule.alpha_bar)
 
 
 def test_the_perceptual_loss_is_zero_for_equal_images(lpips: Path, batch: Tensor) -> None:
@@ -389,6 +397,6 @@ def test_training_starts_as_a_block_transform_that_gives_the_image_back(
     with torch.no_grad():
         y = network.g_a(x[..., :64])
         u = torch.tensor([0.5])
-        x_0 = objectives.first_link(network, y, x[..., :64], u)
+        x_0 = objectives.first_link(network, network.pyramid(y, u), x[..., :64], u)
     # 64 of 768 coefficients, without rounding, and networks that add nothing yet.
     assert psnr(x_0, x[..., :64]) > 25

@@ -108,6 +108,20 @@ def timesteps(steps: int, n_train: int) -> list[int]:
     return [(n_train - 1) * k // (steps - 1) for k in reversed(range(steps))]
 
 
+def trailing_timesteps(steps: int, n_train: int) -> list[int]:
+    """Spread `steps` indices evenly from n_train - 1 down to (n_train - 1) / steps, highest first.
+
+    The last step then still sees noise: `timesteps` ends at index 0, where x_n is the estimate of
+    the step before, and a chain of two steps would never see what its noise is there for (Lin et
+    al. 2024, "Common diffusion noise schedules and sample steps are flawed", table 2).
+
+    Raises:
+        ValueError: There are fewer training steps than steps asked for, or none was asked for.
+    """
+    _check_count(steps, n_train)
+    return [(n_train - 1) * k // steps for k in range(steps, 0, -1)]
+
+
 def spaced_timesteps(steps: int, n_train: int) -> list[int]:
     """Spread `steps` indices as `timesteps` does but round to the nearest index, ties to even.
 

@@ -100,16 +100,17 @@ class CdcCodec:
         u = self._position(point)
         gain, _ = self.network.gains(u)
         y_hat = latents["y"]
+        assert decoding.steps is not None
+        indices = schedules.trailing_timesteps(decoding.steps, len(self.schedule))
 
         def render(window: tiling.Tile, step: Progress) -> Tensor:
             y = pictures.crop(y_hat, window, Y_STRIDE, self.device) / (gain * MEAN_ONE)
             with autocast(self.device):
                 denoise = FirstEstimate(self.denoiser(y, u))
-                x = sample(denoise, self.schedule, window, decoding, self.device, step)
+                x = sample(denoise, self.schedule, indices, window, decoding, self.device, step)
             assert denoise.x_0 is not None
             return torch.lerp(denoise.x_0, x, TEXTURE)
 
-        assert decoding.steps is not None
         rows, columns = y_hat.shape[1:]
         return pictures.synthesise(
             render,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from cdcodec.diffusion.prediction import Denoiser
 def sample(
     denoise: Denoiser,
     schedule: schedules.Schedule,
+    indices: Sequence[int],
     window: tiling.Tile,
     decoding: Decoding,
     device: torch.device,
@@ -21,11 +24,18 @@ def sample(
     """Return x_0 [1, 3, H, W] in -1..1 of one tile; all tiles share one field of noise.
 
     The decoder ddim is paper 001, eq. 7.
+
+    Args:
+        denoise: (x_t, n) to x_0.
+        schedule: The diffusion process.
+        indices: Its steps to visit, highest first.
+        window: The tile.
+        decoding: Decoder, seed and stochasticity.
+        device: Where the networks run.
+        step: Told of every step.
     """
-    assert decoding.steps is not None
     assert decoding.stochasticity is not None
     gamma = decoding.stochasticity
-    indices = schedules.timesteps(decoding.steps, len(schedule))
 
     def draw(number: int) -> Tensor:
         field = noise.gaussian(

@@ -3,15 +3,16 @@
 base   Rate and distortion of the chain's first step, where x_N carries no information: an
        autoencoder with a hyperprior. Trains everything.
 chain  Encoder and bits frozen. The denoiser learns the links of short DDIM chains on its own
-       outputs, with the perceptual term of eq. 8 and an adversarial one.
+       outputs, with a perceptual term in place of eq. 8's and an adversarial one.
 
-Deviations from the paper, with their reasons. The paper trains single steps on noised originals;
-an x_0 network so trained returns the conditional mean, a short chain feeds that mean back to
-itself, and five steps give what one gives. Here the network sees the states it will really meet.
-The first link keeps the plain distortion, later links take the perceptual terms: the steps walk
-from the most faithful picture to the most natural one. LPIPS alone is flattered (it falls by far
-more than any metric that isn't trained on), so a patch discriminator, as in HiFiC, and the energy
-of fine detail stand beside it.
+Deviations from the paper, with their reasons. The paper trains single steps on noised originals. An
+x_0 network so trained returns the conditional mean, a short chain feeds that mean back to itself,
+and five steps give the picture of one step. Here the network sees the states that decoding will
+really show it. The first link keeps the plain distortion, and later links take the perceptual
+terms: the steps lead from the most faithful picture to the most natural one. LPIPS alone is
+flattered: a network that is trained on it improves it by far more than any other metric. So the
+perceptual term is a distance in two trunks, under random shifts, flips and sizes, and a projected
+discriminator stands beside it (see nn.picture_loss).
 """
 
 from __future__ import annotations
@@ -28,18 +29,20 @@ from cdcodec.errors import InputError
 from cdcodec.families.cdc.config import PRESETS
 from cdcodec.families.cdc.export import read, write
 from cdcodec.families.cdc.loss import balance, code, freeze_bits, lagrangian
-from cdcodec.families.cdc.network import CdcNetwork, build
+from cdcodec.families.cdc.network import CdcNetwork, Pyramid, build
 from cdcodec.families.cdc.start import BLOCK, initialise
 from cdcodec.nn.device import autocast
-from cdcodec.nn.discriminator import Adversary
 from cdcodec.nn.klt import photograph_blocks
-from cdcodec.nn.losses import detail_energy, distortion, grid_energy, psnr, rate_positions
-from cdcodec.nn.perceptual import Lpips
+from cdcodec.nn.losses import distortion, grid_energy, psnr, rate_positions
+from cdcodec.nn.picture_loss import PictureLoss
 
 __all__ = ["OBJECTIVES", "initial", "read", "write"]
 
 START_BLOCKS = 40_000
 """Blocks of photographs from which the first transform is computed."""
+
+UNIT = 255**2 / 4
+"""Squared errors on 0..255 over those on -1..1."""
 
 Batches = Callable[[], Tensor]
 """Gives the next batch of crops [B, 3, H, W] in -1..1."""
@@ -84,7 +87,9 @@ class BaseObjective:
         x = batches()
         u = rate_positions(x, generator)
         coded = code(self.network, x, u, generator)
-        x_0 = first_link(self.network, coded.y_hat, x, u)
+        with autocast(x.device):
+            pyramid = self.network.pyramid(coded.y_hat, u)
+        x_0 = first_link(self.network, pyramid, x, u)
         error = distortion(x_0, x, self.config.colour, self.config.hue)
         lam = lagrangian(self.network, u)
         self.step += 1
@@ -103,60 +108,52 @@ class ChainConfig:
     """Weights of the chain stage.
 
     Attributes:
-        lpips: File with the weights of the perceptual loss.
-        colour: As in the base stage; hue likewise.
+        lpips: File with the weights of LPIPS.
+        colour: Of the squared error of 8x8 block means, relative to the plain one.
+        hue: Of the part of that error which isn't grey.
         first: Of the first link's distortion, which shares its networks with the later links.
-        grid: Of grids in step with the networks' blocks, on all links.
-        distortion: Of the squared error on -1..1, on later links.
-        perceptual: Of LPIPS, on later links; rho / (1 - rho) of eq. 9 is its ratio to distortion.
-        energy: Of the error in the energy of fine detail, on later links.
-        adversarial: Of the discriminator's opinion, on later links.
+        first_every: Updates between two in which the first link is trained.
+        grid: Of grids in step with the networks' blocks, on later links.
+        distortion: Of the squared error on -1..1, on later links; likewise what follows.
+        quiet: How much more that error weighs at gamma 0 than at gamma 1, relative to the latter.
+        lpips_distance: Of the distance in LPIPS's trunk, see nn.picture_loss.
+        trunk_distance: Of the distance in EfficientNet-Lite0.
+        adversarial: Of the discriminator's opinion, at gamma 1.
+        adversarial_start: Updates in which the discriminator learns alone.
         discriminator_lr: Adam's learning rate for it.
         chain_steps: Lengths of chains to train, drawn evenly.
-        gamma: Standard deviation of the start x_N.
     """
 
     lpips: str = "lpips_squeeze.safetensors"
-    colour: float = 2.0
-    hue: float = 6.0
-    first: float = 5.0
-    grid: float = 0.1
+    colour: float = 1.0
+    hue: float = 3.0
+    first: float = 15.0
+    first_every: int = 3
+    grid: float = 0.05
     distortion: float = 8.0
-    perceptual: float = 2.0
-    energy: float = 0.1
-    adversarial: float = 0.12
-    discriminator_lr: float = 2e-4
-    chain_steps: tuple[int, ...] = (2, 2, 3, 5, 5)
-    gamma: float = 0.8
-
-
-@dataclass
-class _State:
-    """A batch on its way down a chain."""
-
-    x: Tensor
-    u: Tensor
-    y_hat: Tensor
-    x_t: Tensor
-    indices: list[int]
-    link: int = 0
-    base: Tensor | None = None
+    quiet: float = 0.4
+    lpips_distance: float = 0.8
+    trunk_distance: float = 1.0
+    adversarial: float = 0.06
+    adversarial_start: int = 50
+    discriminator_lr: float = 3e-4
+    chain_steps: tuple[int, ...] = (2, 2, 3, 5)
 
 
 class ChainObjective:
-    """One link of a DDIM chain an update; the link's output is the next update's input.
+    """One later link of a DDIM chain an update, and now and then the first.
 
-    No forward pass is spent on anything that isn't trained, and gradients pass one link only.
+    The links before it run without gradients, on the chain's own outputs. gamma is drawn too: the
+    louder the noise, the more the discriminator's opinion counts and the less the distortion.
     """
 
     def __init__(self, network: CdcNetwork, config: ChainConfig) -> None:
         self.network = network
         self.config = config
         device = next(network.parameters()).device
-        self.lpips = Lpips.load(Path(config.lpips)).to(device)
-        self.adversary = Adversary(device, config.discriminator_lr)
+        self.pictures = PictureLoss(Path(config.lpips), device, config.discriminator_lr)
         self.alpha_bar = schedules.cosine(network.config.train_steps).alpha_bar
-        self.state: _State | None = None
+        self.step = 0
         freeze_bits(network)
 
     def parameters(self) -> list[nn.Parameter]:
@@ -165,82 +162,83 @@ class ChainObjective:
 
     def modules(self) -> dict[str, nn.Module]:
         """What a checkpoint has to keep beside the network."""
-        return {"discriminator": self.adversary.discriminator}
+        return {"discriminator": self.pictures.discriminator}
 
     def loss(self, batches: Batches, generator: torch.Generator) -> tuple[Tensor, Logs]:
-        """Return the loss of the next link."""
-        state = self.state or self._begin(batches(), generator)
-        x, u = state.x, state.u
-        n = state.indices[state.link]
-        signal, noise = self.alpha_bar[n] ** 0.5, (1 - self.alpha_bar[n]) ** 0.5
-        level = torch.full_like(u, n / self.network.config.train_steps)
-        with autocast(x.device):
-            pyramid = self.network.pyramid(state.y_hat, u)
-            x_0 = self.network.predict(
-                state.x_t, level, torch.full_like(u, signal), pyramid, u
-            ).float()
-        if state.base is None:
-            lam = lagrangian(self.network, u)
-            error = distortion(x_0, x, self.config.colour, self.config.hue)
-            loss = self.config.first * (lam * error * balance(lam)).mean()
-            logs = {"first": loss.item(), "psnr_first": psnr(x_0, x)}
-            state.base = x_0.detach().clamp(-1, 1)
-        else:
-            loss, logs = self._perceptual(x_0, x, state.base)
-        grid = grid_energy(x_0, x)
-        loss = loss + self.config.grid * grid
-        logs["grid"] = grid.item()
-        self._advance(state, x_0.detach().clamp(-1, 1), signal, noise)
-        return loss, logs
-
-    def _begin(self, x: Tensor, generator: torch.Generator) -> _State:
+        """Return the loss of the next batch."""
+        config = self.config
+        x = batches()
         u = rate_positions(x, generator)
         with torch.no_grad():
             y_hat = code(self.network, x, u, generator).y_hat
-        lengths = self.config.chain_steps
-        pick = int(torch.randint(len(lengths), (), generator=generator, device=x.device))
-        start = torch.randn(x.shape, generator=generator, device=x.device) * self.config.gamma
-        indices = schedules.timesteps(lengths[pick], self.network.config.train_steps)
-        self.state = _State(x, u, y_hat, start, indices)
-        return self.state
-
-    def _advance(self, state: _State, x_0: Tensor, signal: float, noise: float) -> None:
-        """Take the DDIM step of eq. 7, or drop the batch at the end of its chain."""
-        state.link += 1
-        if state.link == len(state.indices):
-            self.state = None
-            return
-        alpha_next = self.alpha_bar[state.indices[state.link]]
-        eps = (state.x_t - signal * x_0) / noise
-        state.x_t = alpha_next**0.5 * x_0 + (1 - alpha_next) ** 0.5 * eps
-
-    def _perceptual(self, x_0: Tensor, x: Tensor, base: Tensor) -> tuple[Tensor, Logs]:
-        """Eq. 9's terms for a later link, plus the adversarial and the energy term."""
-        config = self.config
         with autocast(x.device):
-            perceptual = self.lpips(x_0, x).mean()
-        opinion = self.adversary.opinion(x_0, base)
-        error = distortion(x_0, x, config.colour, config.hue).mean() / (255**2 / 4)
-        energy = detail_energy(x_0, x)
-        loss = (
-            config.distortion * error
-            + config.perceptual * perceptual
-            + config.energy * energy
-            - config.adversarial * opinion
+            pyramid = self.network.pyramid(y_hat, u)
+        trains_first = self.step % config.first_every == 0
+        with torch.set_grad_enabled(trains_first):
+            x_0 = first_link(self.network, pyramid, x, u)
+        faithful = x_0.detach().clamp(-1, 1)
+
+        gamma = torch.rand(len(x), generator=generator, device=x.device).sqrt()
+        later = self._later_link(faithful, gamma, pyramid, u, generator)
+        plain = distortion(later, x, 0, 0) / UNIT
+        cast = distortion(later, x, config.colour, config.hue) / UNIT - plain
+        compared = self.pictures.compare(later, x, faithful, generator)
+        adversarial = config.adversarial if self.step >= config.adversarial_start else 0.0
+        per_picture = (
+            config.distortion * ((1 + config.quiet * (1 - gamma)) * plain + cast)
+            + config.lpips_distance * compared.lpips
+            + config.trunk_distance * compared.trunk
+            - adversarial * gamma * compared.opinion
         )
-        return loss, {
+        loss = per_picture.mean() + config.grid * grid_energy(later, x)
+        logs = {
             "loss": loss.item(),
-            "lpips": perceptual.item(),
-            "energy": energy.item(),
-            "psnr": psnr(x_0, x),
-            "discriminator": self.adversary.learn(x, x_0.detach(), base),
+            "lpips": compared.lpips.mean().item(),
+            "trunk": compared.trunk.mean().item(),
+            "psnr": psnr(later, x),
+            "discriminator": self.pictures.learn(),
         }
+        if trains_first:
+            lam = lagrangian(self.network, u)
+            error = distortion(x_0, x, config.colour, config.hue)
+            loss = loss + config.first * (lam * error * balance(lam)).mean()
+            logs["psnr_first"] = psnr(x_0, x)
+        self.step += 1
+        return loss, logs
+
+    def _later_link(
+        self, x_0: Tensor, gamma: Tensor, pyramid: Pyramid, u: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Walk down a chain of random length from its first x_0 to a random later link.
+
+        Returns:
+            The x_0 of that link [B, 3, H, W], through which gradients pass.
+        """
+
+        def draw(below: int) -> int:
+            return int(torch.randint(below, (), generator=generator, device=x_0.device))
+
+        steps = self.config.chain_steps[draw(len(self.config.chain_steps))]
+        indices = schedules.trailing_timesteps(steps, self.network.config.train_steps)
+        last = 1 + draw(steps - 1)
+        noise = torch.randn(x_0.shape, generator=generator, device=x_0.device)
+        eps = gamma[:, None, None, None] * noise
+        for link in range(1, last + 1):
+            alpha = float(self.alpha_bar[indices[link]])
+            x_t = alpha**0.5 * x_0 + (1 - alpha) ** 0.5 * eps
+            with torch.set_grad_enabled(link == last), autocast(x_0.device):
+                level = torch.full_like(u, indices[link] / self.network.config.train_steps)
+                signal = torch.full_like(u, alpha**0.5)
+                x_0 = self.network.predict(x_t, level, signal, pyramid, u).float()
+            if link < last:
+                x_0 = x_0.clamp(-1, 1)
+                eps = (x_t - alpha**0.5 * x_0) / (1 - alpha) ** 0.5
+        return x_0
 
 
-def first_link(network: CdcNetwork, y_hat: Tensor, x: Tensor, u: Tensor) -> Tensor:
+def first_link(network: CdcNetwork, pyramid: Pyramid, x: Tensor, u: Tensor) -> Tensor:
     """Return x_0 of the chain's first step, shaped as x; it doesn't depend on the noise."""
     with autocast(x.device):
-        pyramid = network.pyramid(y_hat, u)
         x_0 = network.predict(
             torch.zeros_like(x), torch.ones_like(u), torch.zeros_like(u), pyramid, u
         )

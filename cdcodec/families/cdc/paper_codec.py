@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cdcodec import image
 from cdcodec.codec import Decoding, IntArray, Latents, Pixels, Progress
-from cdcodec.diffusion import pictures, tiling
+from cdcodec.diffusion import pictures, schedules, tiling
 from cdcodec.entropy.tables import MAX_MAGNITUDE
 from cdcodec.families.cdc import paper_export
 from cdcodec.families.cdc.decoders import PAPER
@@ -75,13 +75,14 @@ class PaperCodec:
         """Decode y_hat in overlapping tiles that share one field of noise."""
         network = self.network
         y_hat = self._padded(latents)
+        assert decoding.steps is not None
+        indices = schedules.timesteps(decoding.steps, len(network.schedule))
 
         def render(window: tiling.Tile, step: Progress) -> Tensor:
             y = pictures.crop(y_hat, window, Y_STRIDE, self.device) / MEAN_ONE
             denoise = network.denoiser(network.compressor.context(y))
-            return sample(denoise, network.schedule, window, decoding, self.device, step)
+            return sample(denoise, network.schedule, indices, window, decoding, self.device, step)
 
-        assert decoding.steps is not None
         rows, columns = y_hat.shape[1:]
         return pictures.synthesise(
             render,
