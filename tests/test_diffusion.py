@@ -80,12 +80,21 @@ def test_timesteps_run_from_the_last_to_the_first():
     assert schedules.timesteps(5, 5) == [4, 3, 2, 1, 0]
 
 
+def test_trailing_timesteps_begin_at_the_last_and_never_end_at_the_first():
+    assert schedules.trailing_timesteps(1, 8193) == [8192]
+    assert schedules.trailing_timesteps(2, 8193) == [8192, 4096]
+    assert schedules.trailing_timesteps(3, 8193) == [8192, 5461, 2730]
+    assert schedules.trailing_timesteps(5, 6) == [5, 4, 3, 2, 1]
+
+
 @pytest.mark.parametrize("steps", [0, 11])
 def test_more_steps_than_the_process_has_are_refused(steps):
     with pytest.raises(ValueError, match="sampling steps"):
         schedules.timesteps(steps, 10)
     with pytest.raises(ValueError, match="sampling steps"):
         schedules.spaced_timesteps(steps, 10)
+    with pytest.raises(ValueError, match="sampling steps"):
+        schedules.trailing_timesteps(steps, 10)
 
 
 @pytest.mark.parametrize("alpha_bar", [[0.5, 0.5], [0.4, 0.5], [1.0, 0.5], [0.5, 0.0]])
