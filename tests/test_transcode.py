@@ -327,12 +327,19 @@ sys.exit(f"imported {heavy}" if heavy else code)
     assert Path("small.cdc").stat().st_size <= 0.15 * PIXELS / 8
 
 
-@pytest.mark.parametrize("out", [[], ["-o", "large.cdc"], ["-o", "./large.cdc", "--overwrite"]])
+@pytest.mark.parametrize("out", [["-o", "large.cdc"], ["-o", "./large.cdc", "--overwrite"]])
 def test_a_file_never_takes_its_own_place(
     out: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["transcode", "large.cdc", "-q", "3", *out]) == 3
     assert "large.cdc is both input and output\nhint: name another" in capsys.readouterr().err
+    assert Path("large.cdc").read_bytes() == encoded(SOURCE_POINT)
+
+
+def test_without_a_name_the_smaller_file_lies_beside_its_source() -> None:
+    for name in ("large.transcoded.cdc", "large.transcoded-2.cdc"):
+        assert main(["transcode", "large.cdc", "-q", "3"]) == 0
+        assert Path(name).read_bytes() == encoded(8)
     assert Path("large.cdc").read_bytes() == encoded(SOURCE_POINT)
 
 
@@ -353,7 +360,7 @@ def test_existing_files_are_kept_unless_overwrite() -> None:
         (["no.cdc", "-q", "3"], 3, "cannot read no.cdc: no such file"),
         (["large.cdc", "--size", "5"], 3, "5 bytes are too few"),
         ([str(FOLDER / "crop-64x48.cdc"), "-q", "3"], 3, "files of cdc-tiny can't be made smaller"),
-        (["photo.png", "-q", "3"], 4, "not a cdcodec file"),
+        (["photo.png", "-q", "3"], 4, "photo.png is a picture (PNG), not a compressed file"),
         (["cut.cdc", "-q", "3"], 4, "checksum"),
         (["large.cdc", "-q", "3", "--max-pixels", "9"], 5, "above the limit"),
         (["stranger.cdc", "-q", "3"], 6, "00000000"),
