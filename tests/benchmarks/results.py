@@ -25,7 +25,7 @@ ANCHORS = ("jpeg", "jpeg2000", "webp", "avif", "jxl", "hevc")
 METRICS = ("psnr", "ms_ssim", "vif", "fsim", "gmsd", "haarpsi", "lpips")
 TARGETS = (0.03, 0.05, 0.1, 0.2)
 STEPS = {
-    "cdc": (1, 5),
+    "cdc": (1, 2, 5),
     "rdeic": (0, 2, 5),
     "diffeic": (0, 20),
     "cgdm": (0, 9),
