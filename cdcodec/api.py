@@ -46,6 +46,9 @@ SIDE = (ChunkType.CLUT, ChunkType.SYNTAX)
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image"
 FileSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO"
 
+COMPRESSED = "it is a compressed file already; cdcodec decode makes a picture of it"
+"""Why a compressed file is refused in place of a picture."""
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -106,8 +109,8 @@ class FileInfo:
         overhead_bytes: Bytes that are in no chunk's payload.
         symbols_sha256: Over all symbols, equal on every machine; None unless verified.
         bits: Information content per latent name; empty unless verified.
-        decoders: What a reader of the file may choose from, the default first; empty if its weights
-            are unknown.
+        decoders: The decoders that `--decoder` may name, the default first; empty if the file's
+            weights are unknown.
     """
 
     format_version: int
@@ -436,7 +439,7 @@ def read_bytes(source: FileSource) -> bytes:
 
 
 def read_file(source: FileSource, data: bytes, max_pixels: int) -> Container:
-    """Read a compressed file; of a picture in its place, say that it is one.
+    """Read a compressed file; the error for a picture says that it is a picture.
 
     Args:
         source: Where the data is from, for messages.
@@ -456,13 +459,12 @@ def read_file(source: FileSource, data: bytes, max_pixels: int) -> Container:
 
 
 def load_picture(source: ImageSource, max_pixels: int) -> image.Picture:
-    """Load an image as `image.load` does; of a compressed file in its place, say that it is one.
+    """Load an image as `image.load` does; the error for a compressed file says what it is.
 
     Raises:
         InputError: If there is no picture to be had.
     """
-    ours = {box.MAGIC: "it is a compressed file already; cdcodec decode makes a picture of it"}
-    return image.load(source, max_pixels=max_pixels, refused=ours)
+    return image.load(source, max_pixels=max_pixels, refused={box.MAGIC: COMPRESSED})
 
 
 def open_walk(

@@ -1,10 +1,11 @@
 #!/bin/sh
 # Compress every photograph of a folder into another; run it again to go on where it stopped.
-# A photograph that can't be compressed is named on stderr, and the others go on. Files that aren't
-# pictures that cdcodec reads are named there, too, and left out.
+# A photograph that can't be compressed is named on stderr, and the others go on. Other files than
+# pictures are left out, and named there too.
 #
 #   sh examples/folder.sh PHOTOS COMPRESSED [BPP]
 set -eu
+[ $# -ge 2 ] || { echo "usage: sh examples/folder.sh PHOTOS COMPRESSED [BPP]" >&2; exit 2; }
 photos=$1 compressed=$2 bpp=${3:-0.1}
 [ -d "$photos" ] || { echo "$photos is not a folder" >&2; exit 2; }
 mkdir -p "$compressed"
@@ -17,7 +18,7 @@ for photo in "$photos"/*; do
     *.tif | *.tiff | *.bmp | *.dib | *.ppm | *.pgm | *.pbm | *.pnm | *.pfm | *.qoi) ;;
     *.jp2 | *.j2k | *.j2c | *.jpc | *.jpf | *.jpx) ;;
     *)
-        echo "$photo is left out: its suffix is none of pictures that cdcodec reads" >&2
+        echo "$photo is left out: cdcodec reads no pictures with its suffix" >&2
         continue
         ;;
     esac

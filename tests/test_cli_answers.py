@@ -186,7 +186,12 @@ def test_what_is_no_picture_either_is_not_called_one(
 
 @pytest.mark.parametrize(
     "command",
-    ["encode a.cdc -o b.cdc", "enhance a.cdc", "enhance photo.jpg --reference a.cdc --syntax s"],
+    [
+        "encode a.cdc",
+        "encode a.cdc b.cdc",
+        "enhance a.cdc",
+        "enhance photo.jpg --reference a.cdc --syntax s",
+    ],
 )
 def test_a_compressed_file_in_place_of_a_picture_is_named(
     compressed: dict[str, bytes], capsys: pytest.CaptureFixture[str], command: str

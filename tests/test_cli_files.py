@@ -261,8 +261,8 @@ def test_enhance_and_transcode_take_a_second_name_that_is_no_file_yet() -> None:
             "examples/folder.sh compresses a folder; -o names the output",
         ),
         (
-            "decode small.cdc small.cdc",
-            "decode takes one file at a time, not small.cdc and small.cdc",
+            "decode small.cdc no.cdc",
+            "decode takes one file at a time, not small.cdc and no.cdc",
             f'{FOLDER}.cdc; do cdcodec decode "$file"; done; -o names the output',
         ),
         (
@@ -284,6 +284,60 @@ def test_several_inputs_or_outputs_are_wrong_usage_with_a_way(
     assert main(args.split()) == 2
     assert capsys.readouterr().err == f"cdcodec: error: {message}\nhint: {hint}\n"
     assert names() == before
+
+
+@pytest.mark.parametrize(
+    "args",
+    ["decode small.cdc small.cdc", "encode img.png img.png", "transcode small.cdc small.cdc"],
+)
+def test_one_name_as_input_and_output_is_refused(
+    capsys: pytest.CaptureFixture[str], args: str
+) -> None:
+    name = args.split()[1]
+    before = Path(name).read_bytes()
+    assert main([*args.split(), "--overwrite"]) == 3
+    assert capsys.readouterr().err == (
+        f"cdcodec: error: {name} is both input and output\nhint: name another with -o\n"
+    )
+    assert Path(name).read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["encode img.png", "transcode small.cdc -q 5"])
+def test_a_second_name_of_a_picture_is_refused_by_its_suffix(
+    capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    before = names()
+    assert main([*command.split(), "x.webp"]) == 3
+    assert capsys.readouterr().err == (
+        "cdcodec: error: cannot write x.webp: .webp is for pictures, and this is a compressed "
+        "file\nhint: name it x.cdc\n"
+    )
+    assert names() == before
+
+
+@pytest.mark.parametrize(
+    ("args", "closed", "code", "said"),
+    [
+        ("encode img.png -", "stdout", 3, "cannot write stdout: it is closed\nhint: name a file"),
+        ("encode - out.cdc", "stdin", 3, "cannot read stdin: it is closed\nhint: name a file"),
+        ("info small.cdc", "stdout", 0, ""),
+        ("info small.cdc", "stderr", 0, ""),
+        ("encode img.png out.cdc --model cdc-tiny -q 50", "stderr", 0, ""),
+        ("encode none.png", "stderr", 3, ""),
+    ],
+)
+def test_a_closed_standard_stream_is_no_bug(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    args: str,
+    closed: str,
+    code: int,
+    said: str,
+) -> None:
+    monkeypatch.setattr(sys, closed, None)
+    assert main(args.split()) == code
+    assert capsys.readouterr().err.startswith(f"cdcodec: error: {said}" if said else "")
+    assert Path("out.cdc").exists() == (code == 0 and "out.cdc" in args)
 
 
 @pytest.mark.parametrize(

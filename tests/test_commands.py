@@ -76,7 +76,7 @@ def test_a_target_that_the_commands_miss_is_out_of_reach(
     [
         ("decoder.py {in} {out} 95 64", "the decoder gave 95x64 pixels, not those of the picture"),
         ("-c 'import sys; sys.exit(\"no luck\")' {in} {out}", "failed: no luck"),
-        ("-c '' {in} {out}", "mine ended well, but did not write the file {out}"),
+        ("-c '' {in} {out}", "mine reported success, but did not write the file {out}"),
     ],
 )
 def test_what_goes_wrong_in_a_command_is_a_failed_measurement(
@@ -109,6 +109,12 @@ def test_what_is_no_pair_of_commands_says_what_is_wrong(text: str, said: str) ->
 def test_commas_within_arguments_are_no_end_of_the_command() -> None:
     codec = commands.Commands("mine=cmd:sh -p 1,2 {in} {out} {size},sh {in} {out}")
     assert codec.encoder == ["sh", "-p", "1,2", "{in}", "{out}", "{size}"]
+    assert codec.decoder == ["sh", "{in}", "{out}"]
+
+
+def test_quotes_that_got_past_the_shell_are_taken_away() -> None:
+    codec = commands.Commands("mine=cmd:'sh -x {in} {out} {bpp}','sh {in} {out}'")
+    assert codec.encoder == ["sh", "-x", "{in}", "{out}", "{bpp}"]
     assert codec.decoder == ["sh", "{in}", "{out}"]
 
 

@@ -187,7 +187,7 @@ def test_folder_takes_every_suffix_in_any_case_and_names_what_it_leaves_out(
         str(photos / name) for name in taken
     }
     assert {path.name for path in target.iterdir()} == {f"{name}.cdc" for name in taken}
-    reason = "is left out: its suffix is none of pictures that cdcodec reads"
+    reason = "is left out: cdcodec reads no pictures with its suffix"
     assert set(done.stderr.splitlines()) == {f"{photos / name} {reason}" for name in left_out}
 
 
@@ -205,6 +205,9 @@ def test_folder_goes_on_after_a_damaged_photograph_and_refuses_what_is_no_folder
     assert [path.name for path in target.iterdir()] == ["b.PNG.cdc"]
     done = run_shell("folder.sh", tmp_path / "none", target, folder=tmp_path)
     assert (done.returncode, done.stderr) == (2, f"{tmp_path / 'none'} is not a folder\n".encode())
+    done = run_shell("folder.sh", photos, folder=tmp_path)
+    usage = b"usage: sh examples/folder.sh PHOTOS COMPRESSED [BPP]\n"
+    assert (done.returncode, done.stderr) == (2, usage)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")

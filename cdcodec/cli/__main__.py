@@ -6,6 +6,7 @@ that `--help`, usage errors and shell completion wait for nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -59,7 +60,7 @@ ELSEWHERE: tuple[tuple[frozenset[str], frozenset[str], str], ...] = (
     ),
     (frozenset({"--force", "-f"}), frozenset({"--overwrite"}), "did you mean --overwrite?"),
 )
-"""Options of other image codecs, options that a command must have for the answer, the answer."""
+"""Options of other image codecs; options that a command must have for the hint to fit; the hint."""
 
 
 class LazyGroup(console.Group):
@@ -154,6 +155,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
         return shell_complete(cli, {}, PROGRAM, COMPLETION_VARIABLE, instruction)
     args = sys.argv[1:] if args is None else args
+    if sys.stderr is None:  # it was closed: messages are lost, and nothing else
+        with open(os.devnull, "w") as nothing, contextlib.redirect_stderr(nothing):
+            return main(args)
     try:
         with console.terminations():
             return _run(list(args))
@@ -183,7 +187,8 @@ def _run(args: list[str]) -> int:
         return exit.exit_code
     finally:
         # Else a closed pipe shows only after main, as a traceback of the interpreter.
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     return 0
 
 

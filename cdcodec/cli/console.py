@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from cdcodec.errors import InputError
+
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, Task, TaskID
     from rich.text import Text
@@ -37,7 +39,7 @@ PATH = click.Path()
 BAR_DELAY_SECONDS = 1.0
 LONG_SECONDS = 60.0
 PACE_SECONDS = 2.0
-"""So long a bar watches the work before it says how long all of it takes."""
+"""A bar watches the work for so long before it estimates how long all of the work takes."""
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -106,7 +108,7 @@ class HintedError(click.UsageError):
 
 
 class Group(click.Group):
-    """Commands that are named by the nearest one when they are misspelt; `help` is --help."""
+    """Commands. A misspelt one is answered with the nearest one, and `help` means --help."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read `help COMMAND` as `COMMAND --help`."""
@@ -177,8 +179,8 @@ class Talk:
         Args:
             label: What is being done.
             unit: What it counts, as "steps" or "bytes"; None if it is never called.
-            advice: What makes it quicker, or nothing. Unless it is None, a note says so as soon as
-                it shows that the work takes over a minute.
+            advice: How to make the work quicker, may be empty. It ends the note that is written
+                once the work is known to take over a minute; None writes no such note.
         """
 
         def warn(seconds: float) -> None:
@@ -331,7 +333,7 @@ json_option = click.option(
 
 
 in_and_out = click.argument("names", metavar="IN [OUT]", nargs=-1, required=True, type=PATH)
-"""IN, and OUT where it can be nothing else; see `split_names`."""
+"""IN, and OUT if the second name can only be OUT; see `split_names`."""
 
 output_option = click.option(
     "-o",
@@ -343,7 +345,7 @@ output_option = click.option(
 model_option = click.option(
     "--model",
     metavar="NAME|FILE",
-    help="Weights to read the file with, a name or a .safetensors file; default those it names.",
+    help="Weights to decode with, a name or a .safetensors file; default those of the file.",
 )
 seed_option = click.option(
     "--seed",
@@ -405,22 +407,25 @@ def target_options(default: str = "") -> Callable[[_Command], _Command]:
 def split_names(
     names: Sequence[str], output: str | None, is_output: Callable[[Path], bool], several: str
 ) -> tuple[str, str | None]:
-    """Return IN and OUT, which may stand behind IN or after -o.
+    """Return IN and OUT, which may stand just after IN or after -o.
 
     Args:
-        names: What stood in the place of files.
-        output: What stood after -o.
-        is_output: Whether a second name can't be meant as another input.
-        several: What to do with several inputs.
+        names: The arguments that aren't options.
+        output: The value of -o.
+        is_output: Tells whether the second of two names can only be OUT.
+        several: A hint at how to process several inputs.
 
     Raises:
         click.UsageError: There are several inputs, or two outputs.
+        InputError: Both names are the same.
     """
     ctx = click.get_current_context()
     source, *others = names
     if not others:
         return source, output
-    if len(others) > 1 or not (others[0] == "-" or is_output(Path(others[0]))):
+    if [source] == others and source != "-":
+        raise InputError(f"{source} is both input and output", hint="name another with -o")
+    if len(others) > 1 or not (others[0] in ("", "-") or is_output(Path(others[0]))):
         which = " and ".join(names) if len(names) == 2 else str(len(names))
         message = f"{ctx.info_name} takes one file at a time, not {which}"
         raise HintedError(message, f"{several}; -o names the output", ctx)

@@ -88,14 +88,19 @@ def command(
     and it never takes more.
 
     Without OUT, photo.png becomes photo.cdc beside it, and stdin (-) goes to stdout. -o OUT is the
-    same as OUT; if it is a directory, the file keeps its name there.
+    same as OUT; if OUT is a directory, the file keeps its name there.
     """
     source, output = console.split_names(
-        names, output, lambda name: name.suffix.lower() == SUFFIX, SEVERAL
+        names,
+        output,
+        lambda name: name.suffix.lower() == SUFFIX or is_new_picture(name),
+        SEVERAL,
     )
     console.check_targets(bpp, size, quality)
     talk = Talk(quiet, verbose, as_json)
     opened = files.source(source, several=SEVERAL)
+    if os.path.isfile(source):  # before its own name is taken for the output's
+        _refuse_compressed(source)
     target = compressed_target(source, output, overwrite=overwrite)
 
     from cdcodec import api
@@ -117,15 +122,40 @@ def command(
     deliver(talk, encoded, source, target)
 
 
+def is_new_picture(name: Path) -> bool:
+    """Tell whether a name is a picture's and no file has it: as an output it can be refused."""
+    from cdcodec.image import PICTURE_SUFFIXES
+
+    return name.suffix.lower() in PICTURE_SUFFIXES and not name.exists()
+
+
+def _refuse_compressed(source: str) -> None:
+    """Check that a file isn't a compressed one; whether it is a picture shows later.
+
+    Raises:
+        InputError: It is a compressed file.
+    """
+    from cdcodec.api import COMPRESSED
+    from cdcodec.bitstream.container import MAGIC
+
+    try:
+        with open(source, "rb") as fp:
+            start = fp.read(len(MAGIC))
+    except OSError:  # loading the picture says why
+        return
+    if start == MAGIC:
+        raise InputError(f"cannot read {source}: {COMPRESSED}")
+
+
 def compressed_target(
     source: str, output: str | None, *, overwrite: bool, aside: str | None = None
 ) -> files.Target:
     """Return where a compressed file goes; see files.target.
 
-    Any suffix but those of pictures will do, as in other codecs: a name may be of a temporary file.
+    As in other codecs, any suffix will do but those of pictures.
 
     Raises:
-        InputError: It can't go there, or everybody would take it for a picture.
+        InputError: The file can't be written there, or its name would be a picture's.
     """
     if output is not None and not os.path.isdir(output):
         from cdcodec.image import PICTURE_SUFFIXES

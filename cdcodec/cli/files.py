@@ -19,13 +19,13 @@ STANDARD = "-"
 
 
 class Target:
-    """Where an output goes: stdout, or the first of some places that it can have.
+    """Where an output goes: stdout, or the first free one of some places.
 
     Attributes:
         name: As the user would name it.
         path: The file, or None for stdout.
         overwrite: Replace the file if it is there.
-        kept: Names of the places that other files have.
+        kept: Names that were passed over, because files of those names exist.
     """
 
     def __init__(self, places: Iterable[tuple[Path, bool]]) -> None:
@@ -76,14 +76,14 @@ class Target:
         try:
             with part.open("xb") as fp:
                 yield fp
-            while not self._put(part):  # a file may have come while we worked
+            while not self._put(part):  # another process may have written one meanwhile
                 if not self._go_on():
                     self.check()
         finally:
             part.unlink(missing_ok=True)
 
     def _put(self, part: Path) -> bool:
-        """Give a whole file its name, unless that is another's to keep."""
+        """Give the whole file its name; return False if another file has the name and is kept."""
         assert self.path is not None
         path = _real(self.path)  # a link goes on pointing to the file
         if self.overwrite:
@@ -125,6 +125,8 @@ class Target:
             InputError: The output can't be written, or would replace something.
         """
         if self.path is None:
+            if sys.stdout is None:
+                raise InputError("cannot write stdout: it is closed", hint="name a file with -o")
             if sys.stdout.isatty():
                 raise InputError(
                     "not writing binary data to the terminal", hint="name a file with -o"
@@ -151,12 +153,14 @@ def source(name: str, *, several: str | None = None) -> str | BinaryIO:
 
     Args:
         name: IN.
-        several: What to do with all files of a folder, a hint.
+        several: A hint at how to process all files of a folder.
 
     Raises:
         InputError: There is nothing to read.
     """
     if name == STANDARD:
+        if sys.stdin is None:
+            raise InputError("cannot read stdin: it is closed", hint="name a file, or pipe one in")
         if sys.stdin.isatty():
             raise InputError("stdin is the terminal", hint="name a file, or pipe one in")
         return sys.stdin.buffer
@@ -178,9 +182,10 @@ def target(
             beside IN (stdout if IN is stdin).
         suffix: Of a name that is made from IN's.
         overwrite: Replace an existing file.
-        aside: What is added to a name that is made from IN's if another file has it: with
-            "decoded", photo.png becomes photo.decoded.png, then photo.decoded-2.png. Only these are
-            replaced by overwrite: the first may be the original. None makes an error of it.
+        aside: What is added to a name made from IN's if a file of that name exists: with
+            "decoded", photo.png becomes photo.decoded.png, then photo.decoded-2.png. `overwrite`
+            replaces photo.decoded.png, never photo.png, which may be the original. With None, an
+            existing file is an error.
 
     Raises:
         InputError: It can't be written, would replace something, or is IN.
@@ -214,7 +219,7 @@ def _places(
     plain = path.with_name(path.name + suffix), overwrite
     if aside is None:
         return [plain]
-    ending = suffix.removeprefix(f".{aside}")  # which enhance adds to all its names
+    ending = suffix.removeprefix(f".{aside}")  # enhance's suffix has `aside` in it already
     first = path.with_name(f"{path.name}.{aside}{ending}"), overwrite
     more = ((path.with_name(f"{path.name}.{aside}-{k}{ending}"), False) for k in count(2))
     return chain([first] if plain == first else [(plain[0], False), first], more)

@@ -8,7 +8,7 @@ import click
 
 from cdcodec.cli import console, files
 from cdcodec.cli.console import Talk
-from cdcodec.cli.encode import SUFFIX, compressed_target, deliver
+from cdcodec.cli.encode import SUFFIX, compressed_target, deliver, is_new_picture
 
 SEVERAL = console.each_in_shell(SUFFIX, "transcode --bpp 0.05")
 
@@ -37,16 +37,16 @@ def command(
     """Make a smaller file of the compressed file IN, if it is of a scalable model.
 
     One of --bpp, --size and --quality says how far. What is written is what `encode` would have
-    written of the original at this point of the model; it takes neither the original nor networks.
-    A file can't get larger: it is copied if it is within --bpp or --size already.
+    written of the original at this point of the model; neither the original nor networks are
+    needed. A file can't get larger: one that is within --bpp or --size already is copied.
 
     Without OUT, large.cdc becomes large.transcoded.cdc beside it, and stdin (-) goes to stdout.
-    -o OUT is the same as OUT; if it is a directory, the file keeps its name there.
+    -o OUT is the same as OUT; if OUT is a directory, the file keeps its name there.
     """
     source, output = console.split_names(
         names,
         output,
-        lambda name: name.suffix.lower() == SUFFIX and not name.exists(),
+        lambda name: name.suffix.lower() == SUFFIX and not name.exists() or is_new_picture(name),
         SEVERAL,
     )
     console.check_targets(bpp, size, quality)

@@ -18,7 +18,7 @@ from cdcodec.evaluation.anchors.processes import find, run
 from cdcodec.evaluation.contender import Compressed, Restored
 
 HOW = "NAME=cmd:'ENCODE {in} {out} {bpp}','DECODE {in} {out}'"
-"""How such a codec is specified; the shell takes the quotes away."""
+"""How such a codec is specified. A shell takes the quotes away."""
 
 _SPECIFICATION = re.compile(r"([^=:]*)=cmd:(.*)", re.DOTALL)
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -27,17 +27,17 @@ _ENCODING, _DECODING = ("in", "out", "bpp", "size"), ("in", "out")
 
 
 def is_specified(specification: str) -> bool:
-    """Tell whether this is to be a codec of commands."""
+    """Tell whether a specification is of a codec that is run as two commands."""
     return _SPECIFICATION.fullmatch(specification) is not None
 
 
 class Commands:
     """A codec that is run as two programs; see Contender.
 
-    The encoder gets a PNG file as {in}, and what to keep below as {bpp} (bits per pixel) or {size}
-    (bytes); it writes the compressed file {out}. The decoder gets that as {in} and writes a PNG
-    file {out}. No shell comes between. A file larger than asked for is out of reach, as with any
-    other codec; its whole size counts.
+    The encoder reads the PNG file {in} and writes the compressed file {out}, which may take {bpp}
+    bits per pixel, or {size} bytes. The decoder reads the compressed file {in} and writes the PNG
+    file {out}. The commands are run without a shell. If the whole compressed file takes more, the
+    target is out of reach, as with any other codec.
     """
 
     suffix = ".bin"
@@ -59,7 +59,7 @@ class Commands:
         self.version = f"{commands}, files {_digest([*self.encoder, *self.decoder])}"
 
     def check_steps(self, steps: Sequence[int]) -> None:
-        """Let all pass: they are for codecs that have steps."""
+        """Accept any steps: commands have none, and other codecs of the run may."""
 
     def encode(self, pixels: Pixels, bpp: float) -> Compressed:
         """Compress a picture; see Contender."""
@@ -84,7 +84,7 @@ class Commands:
 
     def _written(self, path: Path) -> Path:
         if not path.is_file():
-            raise InputError(f"{self.label} ended well, but did not write the file {{out}}")
+            raise InputError(f"{self.label} reported success, but did not write the file {{out}}")
         return path
 
 
@@ -115,7 +115,7 @@ def _two(name: str, text: str) -> tuple[list[str], list[str]]:
             hint=HOW,
         )
     try:
-        encoder, decoder = (shlex.split(half) for half in fitting[0])
+        encoder, decoder = (_words(half) for half in fitting[0])
     except ValueError as error:
         raise InputError(
             f"the quotes in the commands of {name} are not closed", hint=HOW
@@ -123,6 +123,12 @@ def _two(name: str, text: str) -> tuple[list[str], list[str]]:
     for program in (encoder[0], decoder[0]):
         find(program)
     return encoder, decoder
+
+
+def _words(command: str) -> list[str]:
+    """Split a command into words, also where its quotes got past the shell."""
+    words = shlex.split(command)
+    return shlex.split(words[0]) if len(words) == 1 else words
 
 
 def _encodes(command: str) -> bool:
@@ -139,7 +145,7 @@ def _filled(words: Sequence[str], values: Mapping[str, str]) -> list[str]:
 
 
 def _digest(words: Sequence[str]) -> str:
-    """Hash the programs and all files that the commands name: other files make other results."""
+    """Hash the programs and all files that the commands name: a change of them is a new version."""
     digest = hashlib.sha256()
     for path in [Path(find(words[0])), *(Path(word) for word in words[1:])]:
         if path.is_file():
