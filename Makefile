@@ -2,7 +2,7 @@
 # make test    install everything, then run all checks and tests
 # make check   the same without installing: with what is in .venv, or in the Python that BIN names
 # make check-portable
-#              the tests that depend on floats once more, as a processor without AVX computes them
+#              the tests that depend on floats once more, computed as on a processor without AVX
 # make results PICTURES=kodak LPIPS=lpips_squeeze.safetensors
 #              measure everything that RESULTS.md tells, into report/, and write it there
 # make clean   remove what these made
@@ -26,8 +26,8 @@ check:
 	$(BIN)/python -m mypy cdcodec examples
 	$(BIN)/python -m pytest
 
-# Sums come out otherwise there, and with them symbols, sizes of files and pixels. Tests that train
-# until a loss falls take most of the time and would show the same.
+# Without AVX, floating-point sums differ in their last bits, and so may symbols, sizes of files and
+# pixels. Tests that train until a loss falls are left out: they take most of the time.
 PORTABLE = cgdm codec_cdc context_exactness contract exactness latent palette transcode vectors
 
 check-portable:

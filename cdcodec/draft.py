@@ -68,7 +68,7 @@ class Drafter:
 
     @property
     def reach(self) -> int:
-        """See rate.look_around: all points of small pictures, few of those that take long."""
+        """See rate.look_around: all points of small pictures, few points of large ones."""
         return max(8, 2**22 // (self.header.width * self.header.height))
 
     def write(self, point: int) -> Draft:
@@ -133,20 +133,20 @@ class Fit:
         Args:
             drafter: What writes the files.
             budget: Bytes, not to be exceeded.
-            finish: Adds to a draft the description that can be made only when all else stands. This
+            finish: Adds to a draft the description that can be made only after the latents. This
                 takes long, so only drafts that may become the best are finished.
         """
         self._budget = budget
         points, reach = drafter.points, drafter.reach
         trials = Trials(drafter.write, budget)
         sizes = rate.search(trials.measure, points, budget, reach=reach)
-        if len(trials.draft.data) > budget:  # what is said of the smallest file has to be true
+        if len(trials.draft.data) > budget:  # an error will name the smallest file
             sizes = rate.look_around(trials.measure, points, budget, -1, sizes, reach=points)
         self._final = trials
         self._expected: dict[int, int] = {}
         if finish is None:
             return
-        # Descriptions are shorter than the room that is left for them, all by about as much.
+        # A draft leaves room for the longest description. Others are shorter, all by about as much.
         self._final = Trials(lambda point: finish(drafter.write(point)), budget)
         point = trials.draft.point
         spare = sizes[point] - self._final.measure(point)
@@ -182,7 +182,7 @@ class Fit:
         }
 
     def _hopeful(self) -> dict[int, int]:
-        """Return the expected bytes at those of them that may be better than the best."""
+        """Return the expected bytes at unfinished points that may beat `draft`."""
         taken = len(self.draft.data)
         if taken > self._budget:
             low, high = -math.inf, taken

@@ -21,7 +21,7 @@ from typing import ClassVar
 
 
 def extra_hint(extra: str) -> str:
-    """Return what to do where a package of an optional part of cdcodec is missing."""
+    """Return the hint at how to install an extra of which a package is missing."""
     return f"in a checkout of cdcodec: pip install '.[{extra}]'"
 
 
@@ -57,7 +57,7 @@ class OutOfReach(InputError):
 
 
 class OptionError(InputError):
-    """An option that a model or its decoder doesn't take, or a value of it: wrong usage."""
+    """An option, or a value of an option, that a model or its decoder doesn't take: wrong usage."""
 
     exit_code = 2
 

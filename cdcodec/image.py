@@ -56,7 +56,7 @@ PICTURE_SUFFIXES = EXTENSIONS.keys() | {
     *(".avif", ".avifs", ".dib", ".pbm", ".pfm", ".pam", ".qoi"),
     *(".jxl", ".heic", ".heif", ".tga", ".psd", ".ico", ".svg", ".exr", ".hdr", ".dng"),
 }
-"""Suffixes of pictures, readable or not: a compressed file of ours must not have them."""
+"""Suffixes of pictures, readable or not, which no compressed file of ours may have."""
 WRITABLE = ("png", "webp", "ppm", "jpeg", "tiff", "bmp")
 _FORMAT_NAMES = {"WEBP": "WebP", "JPEG2000": "JPEG 2000", "MPO": "JPEG"}  # others are as Pillow's
 _HOLD_ALPHA = ("png", "webp", "tiff")
@@ -120,7 +120,7 @@ def load(
         source: Streams are read from where they stand to their end. A Pillow image gives its
             current frame.
         max_pixels: Larger images are refused before their pixels are decoded.
-        refused: How files begin that are no images but known, and what to say of them.
+        refused: First bytes of known files that are no images, and the reason to refuse each.
 
     Raises:
         InputError: The source is missing, not an image, damaged, too large or of an unknown mode.
@@ -149,7 +149,7 @@ def load(
 
 
 def format_of(data: bytes) -> str | None:
-    """Return the name of the format of a picture's file, by its header; None if it is none."""
+    """Return the name of a picture's format, by the file's header; None if it is no picture."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -313,7 +313,7 @@ def _inflate_exactly(stream: bytes, size_bytes: int) -> bytes:
 
 
 def name_of(source: Source) -> str:
-    """Return what to call a source in messages."""
+    """Return the name of a source in messages."""
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     name = getattr(source, "name", None) or getattr(source, "filename", None)

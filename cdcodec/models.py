@@ -1,7 +1,8 @@
 """What `--model` may be: the name of a weight set, or the path of a weight file.
 
-A file stands in the place of the registered set that has the same networks: what such a set needs
-besides, a base or a prior, is that one's. So what `cdcodec train` has made codes at once.
+A weight file takes the place of the first file of a registered set whose networks have the same
+sizes. The other files of that set, and its base, are used with the weight file. So a file that
+`cdcodec train` wrote can encode and decode at once.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from cdcodec.errors import WeightsError
 from cdcodec.weights import WeightFile, WeightSet
 
 SUFFIX = ".safetensors"
-"""Of weight files; a model of such a name, or with a folder in it, is a path."""
+"""The suffix of weight files; a model with this suffix, or with a slash in its name, is a path."""
 
 
 def choose(model: str) -> WeightSet:
-    """Return the registered set of a name, or one made of the weight file at a path.
+    """Return the registered set of a name, or a set made of the weight file at a path.
 
     Raises:
-        WeightsError: There is neither, or the file is no weight file that codes.
+        WeightsError: There is neither a set nor a file of that name, or the file can't code.
     """
     registry = weights.load_registry()
     if model in registry or not (is_path(model) or os.path.isfile(model)):
@@ -43,7 +44,8 @@ def choose(model: str) -> WeightSet:
     if place is None and "preset" not in description and _need_more(kin):
         raise WeightsError(
             f"{model} has networks of other sizes than {', '.join(each.name for each in kin)}",
-            hint=f"weights of {family} need others beside them, and which is known of these only",
+            hint=f"weights of family {family} need other weights beside them; cdcodec knows which "
+            "ones only for networks of those sizes",
         )
     return WeightSet(
         name=model,
@@ -61,15 +63,15 @@ def choose(model: str) -> WeightSet:
 
 
 def is_path(model: str) -> bool:
-    """Tell whether a model is meant to be a file, by its looks alone."""
+    """Tell by a model's name alone whether a file is meant."""
     return model.endswith(SUFFIX) or "/" in model or os.sep in model
 
 
 def _described(path: Path) -> tuple[str, dict[str, object]]:
-    """Return the family of a weight file, and all that it says of itself.
+    """Return the family of a weight file, and the whole description in its metadata.
 
     Raises:
-        WeightsError: It is no weight file of ours.
+        WeightsError: The file is no weight file of cdcodec.
     """
     try:
         description = json.loads(weight_file.read_metadata(path))

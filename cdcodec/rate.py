@@ -1,7 +1,7 @@
 """Rate control: the largest file within a target, though not every file is larger than the last.
 
-Now and then a file is smaller than that of a lower point. `waver` says by how much at most: on
-every curve of bytes against points that keeps to it, what the search finds is exact.
+Now and then a file is smaller than that of a lower point. `waver` gives a bound for the difference.
+On every curve of bytes against points that keeps to this bound, the search finds the best file.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ TYPICAL_SLOPE = math.log(20)
 """ln(largest / smallest file) over all rate points of a model; only a first guess."""
 
 CLOSE_ENOUGH = 0.99
-"""A share of the target to be content with where measuring takes long."""
+"""Share of the target that ends a search if every measurement takes long."""
 
 
 def waver(size: int) -> float:
     """Return by how many bytes a file may be smaller than one of size bytes at a lower point.
 
     Many symbols differ, each nearly by chance, hence the square root; the entropy coder ends with a
-    32-bit word. The bound was chosen on crops of three photographs of 1 to 400,000 pixels, of which
-    cdc-nano, rdeic-nano, diffeic-nano and palette-nano wrote all points: none was missed there.
+    32-bit word, hence the 4. The bound holds for all rate points of cdc-nano, rdeic-nano,
+    diffeic-nano and palette-nano on crops of three photographs, of 1 to 400,000 pixels.
     """
     return 4 + math.sqrt(size) / 2
 
@@ -39,7 +39,7 @@ def search(
 
     ln(bytes) is nearly linear in the point, so the Illinois variant of regula falsi (Dowell and
     Jarratt 1971) on it soon comes to two neighbours of which the lower one fits and the higher one
-    doesn't. `look_around` goes on from there.
+    doesn't. From there `look_around` measures the points on both sides.
 
     Args:
         measure: Bytes of the file at a rate point, at least 1.
@@ -98,9 +98,9 @@ def look_around(
     known: Mapping[int, int],
     reach: int,
 ) -> dict[int, int]:
-    """Measure the points about a target that may have a better file than those known; see `search`.
+    """Measure the points near a target that may have a better file than those known; see `search`.
 
-    It goes both ways until sizes are so far off that no file beyond can be nearer to the target.
+    On either side this ends where sizes are so far off that no point beyond can have a better file.
 
     Args:
         measure: As of search.
@@ -109,8 +109,8 @@ def look_around(
         low: Where to begin: the file fits here and doesn't at the next point. -1 and points - 1 are
             allowed.
         known: As of search.
-        reach: Points to look at on either side, at most: where sizes hardly change with the point,
-            very many are near the target.
+        reach: The most points to measure on either side. Without this limit there would be very
+            many where sizes hardly change with the point.
     """
     sizes = dict(known)
 
@@ -133,9 +133,9 @@ def look_around(
 
 
 def best(sizes: Mapping[int, int], target_bytes: int) -> int:
-    """Return the point of the largest file that fits; if none does, of the smallest.
+    """Return the point of the largest file that fits, or of the smallest file if none fits.
 
-    Of points with files of one size it is the highest.
+    Of points with files of equal size it is the highest.
     """
     fitting = [(size, point) for point, size in sizes.items() if size <= target_bytes]
     if fitting:

@@ -30,8 +30,8 @@ GUESSES = 6
 """Files written by guess; if they close in too slowly, the rest is found by halving."""
 
 NEAR_ENOUGH = 0.98
-"""A file this near to the target, and not above it, is taken. Encoding looks for the largest that
-fits, but there writing is the least."""
+"""A file that takes this share of the target ends the search. Encoding searches on for the largest
+file that fits: writing files is the smallest part of its work, but nearly all of transcoding's."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Show which detail of a decoded picture is invented: decode it with several seeds and compare.
 
-What all decodes share comes from the file. Where they differ, the decoder made it up. It makes up
-more than that, because it can also be wrong in the same way every time; some models give nearly the
-same picture for every seed. rdeic-nano and diffeic-nano don't:
+Where decodes differ, the decoder invented the detail. Where they agree, the detail comes from the
+file, or the decoder invents the same every time. Some models give nearly the same picture for every
+seed; rdeic-nano and diffeic-nano give different ones:
 
 cdcodec encode photo.jpg --model rdeic-nano
 python examples/invented.py photo.cdc differences.png

@@ -245,7 +245,7 @@ def test_input_and_output_cannot_be_the_same_file(
         (["encode", "photo.png", "-o", "no/x.cdc"], "cannot write no/x.cdc: there is no folder no"),
         (["encode", "photo.png", "-o", "no/"], "there is no folder no/"),
         (["encode", "photo.png", "-o", ""], "the name of the output is empty"),
-        (["train", "no.toml"], "there is no recipe no.toml, neither as a file nor by that name"),
+        (["train", "no.toml"], "no recipe has the name no.toml, neither a file nor a bundled one"),
     ],
 )
 def test_files_that_cannot_be_used_are_one_line_and_exit_3(

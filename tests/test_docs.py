@@ -207,7 +207,7 @@ def test_extras_are_installed_from_a_checkout(page: Path) -> None:
 
 def test_the_readme_says_truly_that_no_set_has_an_address() -> None:
     (said,) = re.findall(r"`cdcodec weights fetch` \| (.*) \|", README)
-    assert said == "download sets that have an address; of those below none has, so far"
+    assert said == "download sets that have an https address; none of those below has one so far"
     sets = weights.load_registry(weights.registry_path()).values()
     assert not any(file.is_remote for each in sets for file in each.files)
 

@@ -29,7 +29,7 @@ LAYERS = (
     {"nn", "diffusion", "entropy", "bitstream", "image", "weights"},
     {"errors"},
 )
-"""Each may import those below it, and nothing of its own layer but itself."""
+"""A part may import the parts of lower layers, and no other part of its own layer."""
 
 HEIGHT = {name: -depth for depth, layer in enumerate(LAYERS) for name in layer}
 WITHOUT_TORCH = {"errors", "bitstream", "weights", "image", "entropy", "rate"}

@@ -14,7 +14,7 @@ from skimage import data
 
 from cdcodec import weights
 from cdcodec.cli.__main__ import main
-from cdcodec.cli.train import duration, what_it_is_worth
+from cdcodec.cli.train import duration, unfinished_note
 from cdcodec.errors import InputError, WeightsError
 from cdcodec.training import config, loop
 from cdcodec.training import data as photographs
@@ -99,9 +99,9 @@ def test_a_run_says_where_it_is_from_the_first_step_to_the_last(
     form = r"step ([\d,]+) of 1,000, loss [\d.e+-]+, \d+ s left \(.*psnr [\d.]+.*\)"
     assert re.fullmatch(form, first).group(1) == "1"  # type: ignore[union-attr]
     made = re.fullmatch(form, last).group(1)  # type: ignore[union-attr]
-    assert note.startswith(f"cdcodec: note: {made} of 1,000 steps are ")
-    assert "which began with random weights" in note
-    assert note.endswith(" here, and --resume goes on")
+    assert note.startswith(f"cdcodec: note: {made} of 1,000 steps (")
+    assert "were made, from random weights: " in note
+    assert note.endswith(" here, and --resume makes them")
 
 
 def test_reports_are_never_twenty_seconds_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,24 +138,24 @@ def test_reports_are_never_twenty_seconds_apart(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("step", "from_nothing", "said"),
     [
-        (70, True, "70 of 10,000 steps are 0.7 % of the recipe, which began with random weights: "
-                   "pictures are poor yet and say nothing of what the recipe gives"),
-        (70, False, "which began with trained weights: pictures are nearly those of the weights"),
-        (5000, True, "5,000 of 10,000 steps are 50 % of the recipe"),
+        (70, True, "70 of 10,000 steps (0.7 %) were made, from random weights: "
+                   "pictures are still poor, and don't show what the whole recipe gives"),
+        (70, False, "from trained weights: pictures are nearly those of the weights at the start"),
+        (5000, True, "5,000 of 10,000 steps (50 %) were made"),
     ],
 )  # fmt: skip
 def test_a_run_that_ended_early_says_how_far_it_is(
     step: int, from_nothing: bool, said: str
 ) -> None:
     trained = loop.Trained(Path("a"), True, step, 10_000, 9000.0, from_nothing)
-    note = what_it_is_worth(trained)
+    note = unfinished_note(trained)
     assert note is not None
     assert said in note
-    assert "the rest takes about 2.5 h here" in note
+    assert "the other steps take about 2.5 h here" in note
 
 
 def test_a_whole_run_needs_no_excuse() -> None:
-    assert what_it_is_worth(loop.Trained(Path("a"), True, 10_000, 10_000, 0.0, True)) is None
+    assert unfinished_note(loop.Trained(Path("a"), True, 10_000, 10_000, 0.0, True)) is None
 
 
 def test_durations_are_said_as_people_do() -> None:
@@ -181,7 +181,7 @@ def test_a_file_comes_before_a_recipe_of_the_same_name() -> None:
 @pytest.mark.parametrize("name", ["cdc-nano-bse", "cdc-nano-base.tml", "cdc-nano-bas.toml"])
 def test_a_misspelt_recipe_is_answered_by_the_nearest_and_all(name: str, failing: Failing) -> None:
     said = failing(name, "--data", "ten")
-    assert f"there is no recipe {name}, neither as a file nor by that name" in said
+    assert f"no recipe has the name {name}, neither a file nor a bundled one" in said
     assert "hint: did you mean cdc-nano-base? the recipes that come with cdcodec are " in said
     assert all(path.stem in said for path in config.RECIPES.glob("*.toml"))
 
@@ -230,11 +230,11 @@ def test_missing_folders_are_told_from_those_without_photographs(
         "none": "there is no folder none\n",
         "empty": "there are no photographs in empty\nhint: photographs are PNG, JPEG or WebP files",
         "texts": "there are no photographs in texts\nhint: photographs are PNG, JPEG or WebP files",
-        "above": f"files; those of folders in it are named by {Path('above', '*', '*')}\n",
-        "small": "no photograph in small is large enough, of 1 there\n"
-        "hint: the recipe's crop takes 64 pixels on each side",
+        "above": f"files; for those in its subfolders: --data '{Path('above', '*', '*')}'\n",
+        "small": "no photograph of 1 in small is large enough\n"
+        "hint: the recipe needs at least 64 pixels on each side",
         "broken": f"cannot read the photograph {Path('broken', 'a.jpg')}: cannot identify",
-        "n*/*": "there is no file n*/*\n",
+        "n*/*": "no file matches n*/*\n",
     }
     assert said[folder] in failing(recipe("cdc-tiny"), "--data", folder)
 

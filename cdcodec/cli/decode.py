@@ -103,9 +103,9 @@ def command(
 ) -> None:
     """Decode the compressed file IN.
 
-    Without OUT, photo.cdc becomes photo.png beside it, or photo.decoded.png if there is a photo.png
-    already, which --overwrite leaves alone too; stdin (-) goes to stdout. -o OUT is the same as
-    OUT; if it is a directory, the image keeps its name there.
+    Without OUT, photo.cdc becomes photo.png beside it, or photo.decoded.png if photo.png exists;
+    --overwrite doesn't replace photo.png either. stdin (-) goes to stdout. -o OUT is the same as
+    OUT; if OUT is a directory, the image keeps its name there.
     """
     source, output = console.split_names(
         names,
@@ -139,7 +139,7 @@ def command(
 
 
 def quicker(steps: int | None) -> str:
-    """Return what to advise who waits long for so many steps; None are the default."""
+    """Return the advice for a long wait; steps is None for the default number."""
     return "--steps 1 is quickest" if steps is None or steps > 1 else ""
 
 

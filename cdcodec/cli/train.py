@@ -55,10 +55,10 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Train by a recipe, and print the path of the weight file that came out of it.
+    """Train by a recipe, and print the path of the weight file that it makes.
 
-    RECIPE is a TOML file, or the name of a recipe that comes with cdcodec, such as cdc-nano-base;
-    such a one needs --data. `encode`, `decode` and `eval` take the weight file as --model.
+    RECIPE is a TOML file, or the name of a recipe that comes with cdcodec, such as cdc-nano-base.
+    The latter needs --data. `encode`, `decode` and `eval` take the weight file as --model.
 
     Progress goes to stderr: a line every few seconds, with the loss and the time that is left.
     """
@@ -89,8 +89,8 @@ def command(
         photographs=photographs,
         report=report,
     )
-    if worth := what_it_is_worth(trained):
-        talk.note(worth)
+    if note := unfinished_note(trained):
+        talk.note(note)
     if trained.codes:
         made = shlex.quote(str(trained.path))
         talk.say(
@@ -103,7 +103,7 @@ def command(
 
 
 def progress_line(measured: dict[str, float]) -> str:
-    """Return what to say of a report, see training.loop.Report."""
+    """Return the line that is shown for a report, see training.loop.Report."""
     line = (
         f"step {measured['step']:,.0f} of {measured['steps']:,.0f}, loss {measured['loss']:.4g}, "
         f"{duration(measured['left'])} left"
@@ -112,28 +112,28 @@ def progress_line(measured: dict[str, float]) -> str:
     return f"{line} ({', '.join(others)})" if others else line
 
 
-def what_it_is_worth(trained: Trained) -> str | None:
-    """Return an honest word on weights whose run ended before its recipe did."""
+def unfinished_note(trained: Trained) -> str | None:
+    """Return a note on weights that were exported before the last step; None if it was made."""
     if trained.step >= trained.steps:
         return None
     part = 100 * trained.step / trained.steps
-    begun = "random weights" if trained.from_nothing else "trained weights"
-    worth = (
-        "pictures are poor yet and say nothing of what the recipe gives"
+    start = "random weights" if trained.from_nothing else "trained weights"
+    quality = (
+        "pictures are still poor, and don't show what the whole recipe gives"
         if trained.from_nothing
-        else "pictures are nearly those of the weights that it began with"
+        else "pictures are nearly those of the weights at the start"
     )
     if part >= 10:
-        worth = "pictures are worse than the whole recipe makes them"
+        quality = "pictures are worse than the whole recipe makes them"
     return (
-        f"{trained.step:,} of {trained.steps:,} steps are {part:.2g} % of the recipe, which began "
-        f"with {begun}: {worth}; the rest takes about {duration(trained.seconds_to_go)} here, "
-        "and --resume goes on"
+        f"{trained.step:,} of {trained.steps:,} steps ({part:.2g} %) were made, from {start}: "
+        f"{quality}; the other steps take about {duration(trained.seconds_to_go)} here, "
+        "and --resume makes them"
     )
 
 
 def duration(seconds: float) -> str:
-    """Return a time in words, rounded as one would say it."""
+    """Return a time as text, rounded to seconds, minutes or tenths of an hour."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:

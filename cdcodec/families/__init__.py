@@ -116,9 +116,10 @@ def load_codec(model: str | WeightSet, device: str = "auto", offline: bool = Fal
 
 
 def decoders(weight_set: WeightSet) -> dict[str, DecoderInfo]:
-    """List what `--decoder` may name with a weight set, the default first; no torch is imported.
+    """List the decoders of a weight set, the default first; no torch is imported.
 
-    The weights need not be here. Sets that are parts of others, or serve training, have none.
+    The weights need not be on this machine. Sets that are parts of others, or that only training
+    uses, have no decoders.
     """
     if weight_set.family not in FAMILIES:
         return {}

@@ -53,10 +53,10 @@ def pack(network: PaperNetwork[Any], family: str, steps: int | None = None) -> b
 
 
 def steps_of(path: Path) -> int | None:
-    """Return the steps that the networks of a weight file were trained for, if it says.
+    """Return the steps that the networks of a weight file were trained for, if the file says so.
 
     Raises:
-        WeightsError: If the file can't be read, or says what can't be.
+        WeightsError: If the file can't be read, or its number of steps is impossible.
     """
     steps = json.loads(weight_file.read_metadata(path)).get("steps")
     if steps is not None and (type(steps) is not int or steps < 1):

@@ -78,13 +78,13 @@ def find(name: str) -> Path:
     near = difflib.get_close_matches(wanted, bundled, 1, cutoff=0.5)
     meant = f"did you mean {near[0]}? " if near else ""
     raise InputError(
-        f"there is no recipe {name}, neither as a file nor by that name",
+        f"no recipe has the name {name}, neither a file nor a bundled one",
         hint=f"{meant}the recipes that come with cdcodec are {', '.join(bundled)}",
     )
 
 
 def is_bundled(path: Path) -> bool:
-    """Tell whether a recipe came with the package: the paths in it lead nowhere."""
+    """Tell whether a recipe came with the package, without the files that its paths name."""
     return path.resolve().parent == RECIPES.resolve()
 
 

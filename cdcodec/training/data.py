@@ -37,8 +37,8 @@ def find(pattern: str, smallest: int) -> list[np.ndarray]:
     images = [image for image in images if min(image.shape[:2]) >= smallest]
     if not images:
         raise InputError(
-            f"no photograph in {pattern} is large enough, of {len(names)} there",
-            hint=f"the recipe's crop takes {smallest} pixels on each side",
+            f"no photograph of {len(names)} in {pattern} is large enough",
+            hint=f"the recipe needs at least {smallest} pixels on each side",
         )
     return images
 
@@ -48,11 +48,11 @@ def _nothing(pattern: str, found: list[Path]) -> InputError:
     kinds = "photographs are PNG, JPEG or WebP files"
     if found or Path(pattern).is_dir():
         deeper = any(path.is_dir() for path in found)
-        below = f"; those of folders in it are named by {Path(pattern) / '*' / '*'}"
+        below = f"; for those in its subfolders: --data '{Path(pattern) / '*' / '*'}'"
         hint = kinds + (below if deeper else "")
         return InputError(f"there are no photographs in {pattern}", hint=hint)
     if glob.has_magic(pattern):
-        return InputError(f"there is no file {pattern}", hint=kinds)
+        return InputError(f"no file matches {pattern}", hint=kinds)
     return InputError(f"there is no folder {pattern}")
 
 

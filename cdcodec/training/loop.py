@@ -20,26 +20,26 @@ from cdcodec.training import checkpoint, config, data
 
 CHECKPOINT_SECONDS = 300
 REPORT_SECONDS = 10
-"""Between reports; one step more, and nobody need wonder whether anything happens."""
+"""At least so long after a report, and at the end of a step, the next one is due."""
 
 PERCEPTUAL = {"lpips": "lpips-squeeze", "vgg16": "vgg16"}
-"""Options that name a weight file, and the sets that stand in where there is no such file."""
+"""Options that name a weight file, and the weight sets that are taken if there is no such file."""
 
 Report = Callable[[dict[str, float]], None]
-"""Called with mean figures since the last time: "loss" and what else an objective has, and with
-"step" of "steps", "seconds" that were spent, "left" (seconds), and the part that is "done"."""
+"""Called with means since the last call, of "loss" and of the objective's other figures, and with
+"step", "steps" (of the recipe), "seconds" (spent), "left" (seconds) and "done" (a part of 1)."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run came to.
+    """The outcome of a run.
 
     Attributes:
         path: The exported weight file.
-        codes: Whether it is a model by itself, and not a part of others.
+        codes: Whether the file is a model by itself, and not a part of others.
         step: Updates that were made, in all.
         steps: Updates of the recipe.
-        seconds_to_go: What the rest of them would take; 0 if there is none.
+        seconds_to_go: Seconds that the other updates would take; 0 if there are none.
         from_nothing: Whether the run began with random networks.
     """
 
@@ -104,7 +104,8 @@ def train(
         minutes: Stop cleanly after this time; the learning rate falls towards it. What a resumed
             run has spent before does not count.
         device: See nn.device.pick.
-        photographs: Folder or glob, instead of the recipe's `data`; relative to where we are.
+        photographs: Folder or glob, instead of the recipe's `data`; relative to the working
+            directory.
         report: See Report.
 
     Raises:

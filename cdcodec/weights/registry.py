@@ -127,7 +127,7 @@ class WeightSet:
 
     @property
     def is_file(self) -> bool:
-        """Whether it is no registered set but a file of the user's, which its path names."""
+        """Whether this is a weight file named by its path, and no registered set."""
         own = bool(self.files) and self.files[0].is_own
         return own and os.path.abspath(self.name) == self.files[0].location
 

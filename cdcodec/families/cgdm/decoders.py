@@ -1,4 +1,4 @@
-"""What `--decoder` may name for CGDM; no torch is imported, so that `info` can list it."""
+"""The decoders of CGDM. No torch is imported, so that `info` can list them quickly."""
 
 from __future__ import annotations
 

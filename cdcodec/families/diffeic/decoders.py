@@ -1,4 +1,4 @@
-"""What `--decoder` may name for DiffEIC; no torch is imported, so that `info` can list it."""
+"""The decoders of DiffEIC. No torch is imported, so that `info` can list them quickly."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ def _decoders(steps: int) -> dict[str, DecoderInfo]:
 
 
 SMALL = _decoders(steps=20)
-PAPER = _decoders(steps=50)  # what the authors take
+PAPER = _decoders(steps=50)  # the authors' choice

@@ -1,4 +1,4 @@
-"""What `--decoder` may name for RDEIC; no torch is imported, so that `info` can list it."""
+"""The decoders of RDEIC. No torch is imported, so that `info` can list them quickly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ RELAY = 300
 """Step of 1,000 at which decoding starts: N in the paper, the same in all its models."""
 
 SMALL = {
-    # Paper 002, eq. 2-6. More than two steps bring the small presets nothing.
+    # Paper 002, eq. 2-6. The small presets gain nothing from more than two steps.
     "relay": DecoderInfo(
         "from content variables with a little noise",
         steps=2,
@@ -23,11 +23,11 @@ SMALL = {
 }
 
 PAPER_STEPS = 5
-"""What the authors' checkpoints for the lower three of their five rates are made for."""
+"""Steps that the authors' checkpoints for the lower three of their five rates are trained for."""
 
 
 def paper(steps: int) -> dict[str, DecoderInfo]:
-    """List the decoders of an authors' checkpoint that is made for so many steps."""
+    """List the decoders of an authors' checkpoint that is trained for so many steps."""
     return {**SMALL, "relay": replace(SMALL["relay"], steps=steps)}
 
 
