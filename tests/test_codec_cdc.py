@@ -281,7 +281,7 @@ def test_the_rate_term_grows_during_its_warm_up(network: CdcNetwork, batch: Tens
 def test_the_chain_stage_lowers_its_loss_and_leaves_the_bits_alone(
     network: CdcNetwork, batch: Tensor, lpips: Path
 ) -> None:
-    config = objectives.ChainConfig(lpips=str(lpips), chain_steps=(2,), adversarial=0.0)
+    config = objectives.ChainConfig(lpips=str(lpips), chain_steps=(2,), adversarial_start=0)
     before = integers(network, batch, 0.4)
     frozen = {
         id(parameter): parameter.detach().clone() for parameter in network.entropy_parameters()

@@ -111,14 +111,14 @@ class ChainConfig:
         lpips: File with the weights of LPIPS.
         colour: Of the squared error of 8x8 block means, relative to the plain one.
         hue: Of the part of that error which isn't grey.
-        first: Of the first link's distortion, which shares its networks with the later links.
-        first_every: Updates between two in which the first link is trained.
-        grid: Of grids in step with the networks' blocks, on later links.
-        distortion: Of the squared error on -1..1, on later links; likewise what follows.
-        quiet: How much more that error weighs at gamma 0 than at gamma 1, relative to the latter.
+        first: Of the first link's distortion. All other weights are of later links.
+        first_every: The first link is trained in one of so many updates.
+        grid: Of grids in step with the networks' blocks.
+        distortion: Of the squared error on -1..1.
+        quiet: By which part the squared error weighs more at gamma 0 than at gamma 1.
         lpips_distance: Of the distance in LPIPS's trunk, see nn.picture_loss.
         trunk_distance: Of the distance in EfficientNet-Lite0.
-        adversarial: Of the discriminator's opinion, at gamma 1.
+        adversarial: Of the discriminator's opinion, times gamma.
         adversarial_start: Updates in which the discriminator learns alone.
         discriminator_lr: Adam's learning rate for it.
         chain_steps: Lengths of chains to train, drawn evenly.
@@ -143,8 +143,9 @@ class ChainConfig:
 class ChainObjective:
     """One later link of a DDIM chain an update, and now and then the first.
 
-    The links before it run without gradients, on the chain's own outputs. gamma is drawn too: the
-    louder the noise, the more the discriminator's opinion counts and the less the distortion.
+    The links before the trained one run without gradients, on the chain's own outputs. gamma is
+    random: the louder the noise, the more the discriminator's opinion counts, and the less the
+    distortion.
     """
 
     def __init__(self, network: CdcNetwork, config: ChainConfig) -> None:
