@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("demo"))
     parser.add_argument("--bpp", type=float, default=0.05)
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--steps", type=int, help="default: what the file asks for")
     options = parser.parse_args()
 
     options.folder.mkdir(parents=True, exist_ok=True)
